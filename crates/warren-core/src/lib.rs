@@ -1,1 +1,16 @@
-//! placeholder
+//! Warren's decisions: pure cores that turn an input and a time into outputs.
+//!
+//! Every core is `handle(now, Input) -> Vec<Output>` over closed enums; the node's actors and the
+//! simulation run these very values. This crate never knows tokio, actix, sled, clocks, randomness,
+//! the environment or the order of a hash map.
+
+pub mod fresh;
+pub mod lifecycle;
+pub mod placement;
+pub mod reconcile;
+pub mod scheduler;
+pub mod step;
+pub mod warm_pool;
+pub mod wiring;
+
+pub use fresh::FreshIds;

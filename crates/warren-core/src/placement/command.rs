@@ -1,0 +1,155 @@
+//! What is replicated: one command is one entry of the log.
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use types::{
+    ErrorCode, Generation, HostId, IdempotencyKey, Incarnation, SandboxId, SandboxSpec, Timestamp, WarrenError,
+};
+
+/// One entry of the replicated log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// The proposer's clock. The map keeps the largest it has seen, so time never falls.
+    pub time: Timestamp,
+    /// What is to happen.
+    pub kind: Kind,
+}
+
+/// What a command does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// A node began a new life.
+    NodeUp {
+        /// Which node.
+        host: HostId,
+        /// Its new incarnation.
+        incarnation: Incarnation,
+    },
+    /// A sandbox is given to an owner.
+    Place(Box<Place>),
+    /// Its user wants it stopped or running.
+    SetWanted {
+        /// Which sandbox.
+        id: SandboxId,
+        /// The generation that was seen.
+        generation: Generation,
+        /// What it is meant to be.
+        wanted: Wanted,
+    },
+    /// It ends. From here on nobody can reach it.
+    Destroy {
+        /// Which sandbox.
+        id: SandboxId,
+        /// Why.
+        reason: DestroyReason,
+    },
+    /// Its owner has removed everything that it left.
+    Removed {
+        /// Which sandbox.
+        id: SandboxId,
+        /// Which generation was removed.
+        generation: Generation,
+    },
+    /// It could not be brought up; its key keeps the error.
+    CreateFailed {
+        /// Which sandbox.
+        id: SandboxId,
+        /// Which generation failed.
+        generation: Generation,
+        /// Why.
+        failure: Failure,
+    },
+}
+
+impl Kind {
+    /// The sandbox that it is about.
+    #[must_use]
+    pub fn sandbox(&self) -> Option<SandboxId> {
+        match self {
+            Self::NodeUp { .. } => None,
+            Self::Place(place) => Some(place.id),
+            Self::SetWanted { id, .. }
+            | Self::Destroy { id, .. }
+            | Self::Removed { id, .. }
+            | Self::CreateFailed { id, .. } => Some(*id),
+        }
+    }
+}
+
+/// A placement: everything an owner needs to bring a sandbox up, and to finish doing so after a crash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The sandbox.
+    pub id: SandboxId,
+    /// The slot that becomes it; another name than `id` only when it is placed again.
+    pub slot: SandboxId,
+    /// Who runs it.
+    pub owner: HostId,
+    /// The owner's life in which this was proposed.
+    pub incarnation: Incarnation,
+    /// Grows with each placement.
+    pub generation: Generation,
+    /// What it is asked to be.
+    pub spec: Arc<SandboxSpec>,
+    /// Environment, encrypted under the cluster's key.
+    pub sealed_env: Arc<[u8]>,
+    /// When it ends; `None` for never.
+    pub expires_at: Option<Timestamp>,
+    /// Makes a retry safe.
+    pub key: Option<IdempotencyKey>,
+}
+
+impl Place {
+    /// Names spec and environment in one value, so that an agent can tell a repeated order from another one.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        hash.update(self.id.as_str());
+        hash.update(super::wire::encode_spec(&self.spec));
+        hash.update(&self.sealed_env);
+        hash.finalize().into()
+    }
+}
+
+/// What a sandbox is meant to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Its processes run.
+    Running,
+    /// Files only.
+    Stopped,
+}
+
+/// Why a sandbox ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DestroyReason {
+    /// A client asked.
+    Asked,
+    /// Its time came. It is kept if its life was extended past this point since.
+    Expired {
+        /// The end that was seen.
+        expires_at: Timestamp,
+    },
+}
+
+/// An error that is kept in the map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What clients branch on.
+    pub code: ErrorCode,
+    /// One sentence.
+    pub message: String,
+}
+
+impl From<&WarrenError> for Failure {
+    fn from(error: &WarrenError) -> Self {
+        Self { code: error.code, message: error.message.clone() }
+    }
+}
+
+impl From<&Failure> for WarrenError {
+    fn from(failure: &Failure) -> Self {
+        WarrenError::new(failure.code, failure.message.clone())
+    }
+}

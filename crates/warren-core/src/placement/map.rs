@@ -1,0 +1,258 @@
+//! The map itself and how a command changes it.
+
+use imbl::OrdMap;
+use types::limits::IDEMPOTENCY_KEY_HOURS;
+use types::{Generation, HostId, IdempotencyKey, Incarnation, SandboxId, Timestamp};
+
+use super::command::{Command, DestroyReason, Failure, Kind, Place, Wanted};
+use super::outcome::{Outcome, Refusal};
+
+/// One placed sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The placement as it was proposed.
+    pub place: Place,
+    /// What it is meant to be.
+    pub wanted: Wanted,
+    /// Log-carried time of its first placement.
+    pub created_at: Timestamp,
+    /// Index of its first placement: the order of lists.
+    pub created_index: u64,
+}
+
+/// What one idempotency key made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRecord {
+    /// Digest of the body it came with.
+    pub digest: [u8; 32],
+    /// What it made.
+    pub sandbox: SandboxId,
+    /// Log-carried time of its use; it is forgotten a day after.
+    pub used_at: Timestamp,
+    /// Why it failed for good.
+    pub failure: Option<Failure>,
+}
+
+/// A sandbox that was destroyed and whose owner has not reported yet that nothing is left of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tombstone {
+    /// Who has to remove it.
+    pub owner: HostId,
+    /// The container that carried it.
+    pub slot: SandboxId,
+    /// Up to which generation.
+    pub generation: Generation,
+}
+
+/// The replicated map. Cheap to clone: a published copy shares its structure with the next one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Placement {
+    pub(super) applied: u64,
+    pub(super) clock: Timestamp,
+    pub(super) nodes: OrdMap<HostId, Incarnation>,
+    pub(super) sandboxes: OrdMap<SandboxId, Record>,
+    /// Sandboxes by the index of their first placement, oldest first.
+    pub(super) order: OrdMap<u64, SandboxId>,
+    pub(super) keys: OrdMap<[u8; 32], KeyRecord>,
+    /// Keys by their time of use, oldest first, so that forgetting costs only what is forgotten.
+    pub(super) keys_by_use: OrdMap<(Timestamp, [u8; 32]), ()>,
+    pub(super) tombstones: OrdMap<SandboxId, Tombstone>,
+}
+
+impl Placement {
+    /// Index of the last applied entry.
+    #[must_use]
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    /// Log-carried time: the largest that any command brought.
+    #[must_use]
+    pub fn clock(&self) -> Timestamp {
+        self.clock
+    }
+
+    /// The incarnation of a node, where it was ever up.
+    #[must_use]
+    pub fn incarnation(&self, host: &HostId) -> Option<Incarnation> {
+        self.nodes.get(host).copied()
+    }
+
+    /// One sandbox.
+    #[must_use]
+    pub fn get(&self, id: &SandboxId) -> Option<&Record> {
+        self.sandboxes.get(id)
+    }
+
+    /// All sandboxes, newest first.
+    pub fn newest_first(&self) -> impl Iterator<Item = &Record> {
+        self.order.iter().rev().filter_map(|(_, id)| self.sandboxes.get(id))
+    }
+
+    /// Number of sandboxes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sandboxes.len()
+    }
+
+    /// There is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sandboxes.is_empty()
+    }
+
+    /// Sandboxes that were destroyed and are not yet removed.
+    pub fn tombstones(&self) -> impl Iterator<Item = (&SandboxId, &Tombstone)> {
+        self.tombstones.iter()
+    }
+
+    /// Whether a sandbox was destroyed and its owner has not yet removed it.
+    #[must_use]
+    pub fn is_tombstoned(&self, id: &SandboxId) -> bool {
+        self.tombstones.contains_key(id)
+    }
+
+    /// What a key has made so far: the answer that a repeated request gets without a commit.
+    #[must_use]
+    pub fn key(&self, key: &IdempotencyKey) -> Option<Outcome> {
+        let known = self.keys.get(&key.scope)?;
+        Some(if known.digest != key.digest {
+            Outcome::Refused(Refusal::KeyMismatch)
+        } else if let Some(failure) = &known.failure {
+            Outcome::Refused(Refusal::KeyFailed(failure.clone()))
+        } else if self.sandboxes.contains_key(&known.sandbox) {
+            Outcome::AlreadyPlaced { winner: known.sandbox }
+        } else {
+            Outcome::Refused(Refusal::KeyGone { id: known.sandbox })
+        })
+    }
+
+    /// Applies one committed command.
+    pub fn apply(&mut self, index: u64, command: &Command) -> Outcome {
+        assert!(index > self.applied, "entry {index} applied after {}", self.applied);
+        self.applied = index;
+        self.clock = self.clock.max(command.time);
+        self.forget_old_keys();
+        match &command.kind {
+            Kind::NodeUp { host, incarnation } => self.node_up(host, *incarnation),
+            Kind::Place(place) => self.place(index, place),
+            Kind::SetWanted { id, generation, wanted } => self.set_wanted(id, *generation, *wanted),
+            Kind::Destroy { id, reason } => self.destroy(id, *reason),
+            Kind::Removed { id, generation } => self.removed(id, *generation),
+            Kind::CreateFailed { id, generation, failure } => self.create_failed(id, *generation, failure),
+        }
+    }
+
+    /// Moves past an entry that carries no command, such as a new leader's first.
+    pub fn skip(&mut self, index: u64) {
+        assert!(index > self.applied, "entry {index} applied after {}", self.applied);
+        self.applied = index;
+    }
+
+    fn node_up(&mut self, host: &HostId, incarnation: Incarnation) -> Outcome {
+        if self.nodes.get(host).is_some_and(|known| *known >= incarnation) {
+            return Outcome::NodeStale;
+        }
+        self.nodes.insert(host.clone(), incarnation);
+        Outcome::NodeUp
+    }
+
+    fn place(&mut self, index: u64, place: &Place) -> Outcome {
+        if let Some(known) = self.sandboxes.get(&place.id) {
+            // The same proposal made twice, since its first fate was unknown.
+            return if known.place.owner == place.owner && known.place.slot == place.slot {
+                Outcome::Placed { generation: known.place.generation }
+            } else {
+                Outcome::Refused(Refusal::IdTaken)
+            };
+        }
+        if let Some(decided) = place.key.as_ref().and_then(|key| self.key(key)) {
+            return decided;
+        }
+        if self.tombstones.contains_key(&place.id) {
+            return Outcome::Refused(Refusal::IdTaken);
+        }
+        if self.nodes.get(&place.owner) != Some(&place.incarnation) {
+            return Outcome::Refused(Refusal::StaleIncarnation);
+        }
+        if let Some(key) = &place.key {
+            let record = KeyRecord { digest: key.digest, sandbox: place.id, used_at: self.clock, failure: None };
+            self.keys_by_use.insert((record.used_at, key.scope), ());
+            self.keys.insert(key.scope, record);
+        }
+        let record =
+            Record { place: place.clone(), wanted: Wanted::Running, created_at: self.clock, created_index: index };
+        self.sandboxes.insert(place.id, record);
+        self.order.insert(index, place.id);
+        Outcome::Placed { generation: place.generation }
+    }
+
+    fn set_wanted(&mut self, id: &SandboxId, generation: Generation, wanted: Wanted) -> Outcome {
+        match self.sandboxes.get_mut(id) {
+            Some(record) if record.place.generation == generation => {
+                record.wanted = wanted;
+                Outcome::Wanted(wanted)
+            }
+            _ => Outcome::Unknown,
+        }
+    }
+
+    fn destroy(&mut self, id: &SandboxId, reason: DestroyReason) -> Outcome {
+        let Some(record) = self.sandboxes.get(id) else {
+            return Outcome::Unknown;
+        };
+        if let DestroyReason::Expired { expires_at } = reason
+            && record.place.expires_at.is_none_or(|end| end > expires_at)
+        {
+            return Outcome::Kept { expires_at: record.place.expires_at };
+        }
+        self.bury(id);
+        Outcome::Destroyed
+    }
+
+    fn removed(&mut self, id: &SandboxId, generation: Generation) -> Outcome {
+        match self.tombstones.get(id) {
+            Some(tombstone) if tombstone.generation <= generation => {
+                self.tombstones.remove(id);
+                Outcome::Removed
+            }
+            _ => Outcome::Unknown,
+        }
+    }
+
+    fn create_failed(&mut self, id: &SandboxId, generation: Generation, failure: &Failure) -> Outcome {
+        match self.sandboxes.get(id) {
+            Some(record) if record.place.generation == generation => {
+                if let Some(scope) = record.place.key.as_ref().map(|key| key.scope)
+                    && let Some(key) = self.keys.get_mut(&scope)
+                {
+                    key.failure = Some(failure.clone());
+                }
+                self.bury(id);
+                Outcome::Failed
+            }
+            _ => Outcome::Unknown,
+        }
+    }
+
+    /// Takes a sandbox out of the map and leaves its owner the duty to remove what it left.
+    fn bury(&mut self, id: &SandboxId) {
+        if let Some(record) = self.sandboxes.remove(id) {
+            self.order.remove(&record.created_index);
+            let place = record.place;
+            let tombstone = Tombstone { owner: place.owner, slot: place.slot, generation: place.generation };
+            self.tombstones.insert(*id, tombstone);
+        }
+    }
+
+    fn forget_old_keys(&mut self) {
+        const KEY_LIFE_MS: u64 = IDEMPOTENCY_KEY_HOURS * 3600 * 1000;
+        while let Some(((used_at, scope), ())) = self.keys_by_use.get_min().cloned() {
+            if self.clock.ms_since(used_at) < KEY_LIFE_MS {
+                break;
+            }
+            self.keys_by_use.remove(&(used_at, scope));
+            self.keys.remove(&scope);
+        }
+    }
+}
