@@ -1,0 +1,153 @@
+//! `setup`: the host packages that Warren and its tests need, found missing, announced, installed.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{command, steps};
+
+/// One Debian package, by the file that shows it is there however it came.
+struct Package {
+    name: &'static str,
+    /// A program on PATH, or an absolute path. A host may have it from elsewhere than a package.
+    shown_by: &'static str,
+    why: &'static str,
+    /// Releases that lack the package can do without it.
+    optional: bool,
+}
+
+const fn needed(name: &'static str, shown_by: &'static str, why: &'static str) -> Package {
+    Package { name, shown_by, why, optional: false }
+}
+
+const fn wanted(name: &'static str, shown_by: &'static str, why: &'static str) -> Package {
+    Package { name, shown_by, why, optional: true }
+}
+
+const PACKAGES: &[Package] = &[
+    needed("podman", "podman", "the container engine that makes and keeps the sandboxes"),
+    needed("runc", "runc", "the container runtime for hosts with hybrid cgroups, where crun refuses"),
+    needed("crun", "crun", "the faster container runtime, for all other hosts"),
+    needed("conmon", "conmon", "holds a sandbox while no Warren process runs"),
+    wanted("netavark", "/usr/lib/podman/netavark", "bridge networks of sandboxes that may reach the internet"),
+    wanted("aardvark-dns", "/usr/lib/podman/aardvark-dns", "names on those networks"),
+    needed("uidmap", "newuidmap", "Podman's user namespaces"),
+    needed("iptables", "iptables", "Podman's network rules"),
+    needed("nftables", "nft", "the rules that close private addresses to sandboxes, and network cuts in tests"),
+    needed("iproute2", "ip", "network namespaces and links"),
+    needed("mmdebstrap", "mmdebstrap", "makes the default sandbox image where no image registry answers"),
+    needed("busybox-static", "/bin/busybox", "the small test image"),
+    needed("protobuf-compiler", "protoc", "the Raft library's build script"),
+    needed("ca-certificates", "/etc/ssl/certs/ca-certificates.crt", "package downloads over TLS"),
+    needed("python3-venv", "/usr/share/doc/python3-venv", "the test that runs an outside SDK against a node"),
+];
+
+/// Whether to say so when nothing is missing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Say {
+    Always,
+    OnlyWhenMissing,
+}
+
+/// Installs what is missing. Fast when nothing is.
+pub fn run(say: Say) -> Result<()> {
+    let missing = missing(&installed());
+    if missing.is_empty() {
+        if say == Say::Always {
+            println!("setup: all {} host packages are there", PACKAGES.len());
+        }
+        return Ok(());
+    }
+    println!("setup: these host packages are missing and will be installed:");
+    for package in &missing {
+        println!("  {:<18} {}", package.name, package.why);
+    }
+    let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
+    if command::find_program("apt-get").is_none() {
+        bail!("this host has no apt-get; install what provides {} by hand and try again", names.join(", "));
+    }
+    if !rustix::process::geteuid().is_root() {
+        bail!("only root can install packages; run `sudo apt-get install {}` or this command as root", names.join(" "));
+    }
+    steps::step("apt-get update", || command::quiet(apt().arg("update")).context("package lists could not be read"))?;
+    let known: Vec<&str> = missing
+        .iter()
+        .filter(|package| !package.optional || is_available(package))
+        .map(|package| package.name)
+        .collect();
+    for name in names.iter().filter(|name| !known.contains(name)) {
+        println!("  {name} does not exist in this release: goes on without it");
+    }
+    if known.is_empty() {
+        return Ok(());
+    }
+    steps::step(&format!("apt-get install ({} packages and what they need)", known.len()), || {
+        command::quiet(apt().args(["install", "--yes", "--no-install-recommends"]).args(&known))
+            .with_context(|| format!("apt-get could not install {}", known.join(" ")))
+    })?;
+    let still: Vec<&str> = self::missing(&installed())
+        .into_iter()
+        .filter(|package| known.contains(&package.name))
+        .map(|package| package.name)
+        .collect();
+    if !still.is_empty() {
+        bail!("apt-get said it installed {}, but they are not there", still.join(" "));
+    }
+    Ok(())
+}
+
+fn missing(installed: &BTreeSet<String>) -> Vec<&'static Package> {
+    PACKAGES.iter().filter(|package| !installed.contains(package.name) && !is_shown(package.shown_by)).collect()
+}
+
+/// The names that dpkg has fully installed; empty where there is no dpkg, then only files count.
+fn installed() -> BTreeSet<String> {
+    // It exits with 1 when it does not know one of the names, and still prints the others.
+    let output = Command::new("dpkg-query")
+        .args(["--show", "--showformat=${Package} ${db:Status-Status}\n"])
+        .args(PACKAGES.iter().map(|package| package.name))
+        .output();
+    output.map(|output| parse_installed(&String::from_utf8_lossy(&output.stdout))).unwrap_or_default()
+}
+
+fn parse_installed(listing: &str) -> BTreeSet<String> {
+    listing.lines().filter_map(|line| line.strip_suffix(" installed")).map(str::to_owned).collect()
+}
+
+fn is_shown(by: &str) -> bool {
+    if by.starts_with('/') { Path::new(by).exists() } else { command::find_program(by).is_some() }
+}
+
+fn is_available(package: &Package) -> bool {
+    command::quiet(Command::new("apt-cache").args(["show", package.name])).is_ok()
+}
+
+fn apt() -> Command {
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive").args(["-o", "Dpkg::Use-Pty=0", "-o", "Acquire::Retries=3"]);
+    // Another apt may be at work on a fresh host; wait for its lock rather than fail.
+    command.args(["-o", "DPkg::Lock::Timeout=120"]);
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_fully_installed_packages_count() {
+        let listing =
+            "podman installed\nrunc not-installed\ncrun config-files\nconmon half-installed\nuidmap installed\n";
+        let names: Vec<String> = parse_installed(listing).into_iter().collect();
+        assert_eq!(names, ["podman", "uidmap"]);
+    }
+
+    #[test]
+    fn every_package_is_named_once_with_a_reason() {
+        let names: BTreeSet<&str> = PACKAGES.iter().map(|package| package.name).collect();
+        assert_eq!(names.len(), PACKAGES.len());
+        assert!(PACKAGES.iter().all(|package| package.why.len() > 10));
+    }
+}
