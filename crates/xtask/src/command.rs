@@ -71,9 +71,12 @@ fn is_file(path: &Path) -> bool {
     path.metadata().is_ok_and(|metadata| metadata.is_file())
 }
 
+/// The program and its first plain words: enough to know what failed.
 fn name_of(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
-    words.extend(command.get_args().take(3).map(OsStr::to_string_lossy).map(|word| word.into_owned()));
+    let plain =
+        command.get_args().map(OsStr::to_string_lossy).filter(|word| !word.starts_with('-') && !word.contains("::"));
+    words.extend(plain.take(2).map(|word| word.into_owned()));
     words.join(" ")
 }
 

@@ -146,3 +146,83 @@ impl Drop for NodeProcess {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stand-in for the node: a script with the given body, in a directory of its own.
+    fn order(directory: &tempfile::TempDir, body: &str) -> NodeOrder {
+        let warren = directory.path().join("warren");
+        // Written by another process: a child that a neighbouring test forks meanwhile would hold our writing end,
+        // and a file that is open for writing can not be executed.
+        let mut write = Command::new("sh");
+        write.args(["-c", "printf '%s\\n' '#!/bin/sh' \"$1\" >\"$2\" && chmod 0755 \"$2\"", "sh", body]);
+        command::quiet(write.arg(&warren)).unwrap();
+        NodeOrder {
+            warren,
+            agent: PathBuf::from("/agent"),
+            data_directory: directory.path().join("data"),
+            run_directory: directory.path().join("run"),
+            log: directory.path().join("log"),
+            // Nobody listens on the discard port, so the stand-in is never healthy.
+            port: 9,
+            key: "secret".to_owned(),
+            pool_size: 3,
+            runtime: None,
+        }
+    }
+
+    /// Waits until the stand-in has said so in its log.
+    fn wait_for(node: &NodeProcess, words: &str) {
+        while !node.log_tail().contains(words) {
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+    }
+
+    #[test]
+    fn a_node_that_ends_early_is_quoted_with_its_flags() {
+        let directory = tempfile::tempdir().unwrap();
+        let order = order(&directory, "echo \"$@\" >&2; echo \"key $WARREN_API_KEY\"; exit 7");
+        let mut node = order.start().unwrap();
+        let client = Client::new(&order.url(), &order.key);
+        let error = format!("{:#}", node.wait_until_healthy(&client, &|| false).unwrap_err());
+        assert!(error.contains("exit status: 7"), "{error}");
+        assert!(error.contains("--listen 127.0.0.1:9") && error.contains("--pool-size 3 "), "{error}");
+        assert!(error.contains("--destroy-on-exit") && error.contains("key secret"), "{error}");
+    }
+
+    #[test]
+    fn waiting_ends_when_it_is_interrupted() {
+        let directory = tempfile::tempdir().unwrap();
+        let order = order(&directory, "trap 'exit 0' TERM; while :; do sleep 0.01; done");
+        let mut node = order.start().unwrap();
+        let client = Client::new(&order.url(), &order.key);
+        let error = node.wait_until_healthy(&client, &|| true).unwrap_err();
+        assert_eq!(error.to_string(), "interrupted");
+    }
+
+    #[test]
+    fn a_node_that_ends_badly_after_sigterm_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let good = order(&directory, "trap 'exit 0' TERM; echo ready; while :; do sleep 0.01; done").start().unwrap();
+        wait_for(&good, "ready");
+        good.stop().unwrap();
+        let bad = order(&directory, "trap 'echo no; exit 4' TERM; echo ready; while :; do sleep 0.01; done");
+        let bad = bad.start().unwrap();
+        wait_for(&bad, "ready");
+        let error = bad.stop().unwrap_err().to_string();
+        assert!(error.contains("exit status: 4") && error.ends_with("no"), "{error}");
+    }
+
+    #[test]
+    fn a_dropped_node_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = order(&directory, "trap 'exit 0' TERM; echo ready; while :; do sleep 0.01; done").start().unwrap();
+        wait_for(&node, "ready");
+        let process = PathBuf::from(format!("/proc/{}", node.child.id()));
+        assert!(process.exists());
+        drop(node);
+        assert!(!process.exists());
+    }
+}

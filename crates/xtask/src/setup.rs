@@ -71,7 +71,13 @@ pub fn run(say: Say) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("only root can install packages; run `sudo apt-get install {}` or this command as root", names.join(" "));
     }
-    steps::step("apt-get update", || command::quiet(apt().arg("update")).context("package lists could not be read"))?;
+    let update = steps::step("apt-get update", || {
+        command::quiet(apt().arg("update")).context("the package lists could not be read")
+    })?;
+    // It counts a mirror that does not answer as a success.
+    for line in complaints(&update.stderr) {
+        println!("  apt-get says: {line}");
+    }
     let known: Vec<&str> = missing
         .iter()
         .filter(|package| !package.optional || is_available(package))
@@ -116,6 +122,11 @@ fn parse_installed(listing: &str) -> BTreeSet<String> {
     listing.lines().filter_map(|line| line.strip_suffix(" installed")).map(str::to_owned).collect()
 }
 
+fn complaints(output: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(output);
+    text.lines().filter(|line| line.starts_with("W: ") || line.starts_with("E: ")).map(str::to_owned).collect()
+}
+
 fn is_shown(by: &str) -> bool {
     if by.starts_with('/') { Path::new(by).exists() } else { command::find_program(by).is_some() }
 }
@@ -142,6 +153,14 @@ mod tests {
             "podman installed\nrunc not-installed\ncrun config-files\nconmon half-installed\nuidmap installed\n";
         let names: Vec<String> = parse_installed(listing).into_iter().collect();
         assert_eq!(names, ["podman", "uidmap"]);
+    }
+
+    #[test]
+    fn what_apt_complains_of_is_repeated() {
+        assert_eq!(
+            complaints(b"Reading lists\nW: Failed to fetch http://x\nN: a note\n"),
+            ["W: Failed to fetch http://x"]
+        );
     }
 
     #[test]
