@@ -33,6 +33,8 @@ pub enum ErrorCode {
     TooLarge,
     /// The body has another type than the route takes.
     UnsupportedMediaType,
+    /// The range lies past the end of the file.
+    RangeNotSatisfiable,
     /// What was asked for can not be made: image, template or snapshot.
     Unprocessable,
     /// Too many requests.
@@ -74,6 +76,7 @@ impl ErrorCode {
         Self::Gone,
         Self::TooLarge,
         Self::UnsupportedMediaType,
+        Self::RangeNotSatisfiable,
         Self::Unprocessable,
         Self::RateLimited,
         Self::Internal,
@@ -105,6 +108,7 @@ impl ErrorCode {
             Self::Gone => "gone",
             Self::TooLarge => "too_large",
             Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::RangeNotSatisfiable => "range_not_satisfiable",
             Self::Unprocessable => "unprocessable",
             Self::RateLimited => "rate_limited",
             Self::Internal => "internal",
@@ -139,6 +143,7 @@ impl ErrorCode {
             Self::Gone => 410,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
+            Self::RangeNotSatisfiable => 416,
             Self::Unprocessable => 422,
             Self::RateLimited | Self::ResourceLimit => 429,
             Self::Internal => 500,
