@@ -16,6 +16,8 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::{paths, setup, steps};
+#[cfg(test)]
+pub use podman::podman;
 use recipe::Recipe;
 
 /// The image that a sandbox gets when it names none.

@@ -19,6 +19,8 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// Every label of a node or a test starts with this.
 const LABEL_PREFIX: &str = "warren.";
+/// Characters of a command line that are shown.
+const COMMAND_LINE_SHOWN: usize = 120;
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 /// The cgroup that sandboxes live under; the engine makes it and never removes it.
 const CGROUP_PARENT: &str = "warren";
@@ -134,7 +136,8 @@ impl Watch {
             let named = line.iter().any(|word| self.is_inside(word) || self.containers.contains_key(word));
             let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
             if pid != std::process::id() && (named || self.containers.keys().any(|id| cgroups.contains(id.as_str()))) {
-                left.push(format!("process {pid} ({})", line.join(" ")));
+                let line: String = line.join(" ").chars().take(COMMAND_LINE_SHOWN).collect();
+                left.push(format!("process {pid} ({line})"));
             }
         }
         left
@@ -330,6 +333,54 @@ mod tests {
         child.wait().unwrap();
         assert!(left.iter().any(|line| line.starts_with(&format!("process {pid} (cat"))), "{left:?}");
         assert!(watch.processes().is_empty());
+    }
+
+    /// Ends what the test below has made, also when it fails.
+    struct Planted {
+        container: String,
+        mount: PathBuf,
+    }
+
+    impl Drop for Planted {
+        fn drop(&mut self) {
+            let _ = Command::new("podman").args(["rm", "--force", "--time=0", &self.container]).output();
+            let _ = Command::new("umount").arg(&self.mount).output();
+        }
+    }
+
+    #[test]
+    fn a_planted_container_is_found_with_all_that_belongs_to_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let mount = directory.path().join("mount");
+        fs::create_dir(&mount).unwrap();
+        let mut watch = Watch::begin(&[directory.path()]).unwrap();
+        let mut mounted = Command::new("mount");
+        mounted.args(["-t", "tmpfs", "-o", "size=64k", "planted"]).arg(&mount);
+        if let Err(error) = command::quiet(&mut mounted) {
+            println!("SKIPPED a_planted_container_is_found: this user can not mount: {error}");
+            return;
+        }
+        let mut planted = Planted { container: String::new(), mount: mount.clone() };
+        let mut run = crate::image::podman().unwrap();
+        run.args(["run", "--detach", "--network=none", "--cgroup-parent=/warren", "--label=warren.test=1", "--volume"]);
+        run.arg(format!("{}:/mnt", mount.display())).args([crate::image::BUSYBOX_IMAGE, "/bin/sleep", "1000"]);
+        match command::read(&mut run) {
+            Ok(id) => planted.container = id,
+            Err(error) => {
+                println!("SKIPPED a_planted_container_is_found: no container can be started here: {error}");
+                return;
+            }
+        }
+        assert_eq!(watch.record().unwrap(), 1);
+        let left = watch.look().unwrap();
+        let short = &planted.container[..12];
+        for words in
+            [format!("container {short}"), format!("mount {}", mount.display()), "process".into(), "cgroup".into()]
+        {
+            assert!(left.iter().any(|line| line.starts_with(&words)), "{words} is not in {left:?}");
+        }
+        drop(planted);
+        assert_eq!(watch.what_is_left().unwrap(), Vec::<String>::new());
     }
 
     #[test]

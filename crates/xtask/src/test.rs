@@ -38,8 +38,26 @@ struct Before {
     processes: BTreeMap<u32, String>,
 }
 
-/// Runs the gate.
+/// Runs the gate. However it ends, its last line is the counts.
 pub fn run(arguments: &Arguments) -> Result<()> {
+    let mut tally = Tally::default();
+    if let Err(error) = gate(arguments, &mut tally) {
+        println!("FAILED before the tests: {error:#}");
+        tally.failed += 1;
+    }
+    for reason in &tally.reasons {
+        println!("skipped: {reason}");
+    }
+    println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
+    if tally.failed > 0 {
+        // Without a further word: what failed was said where it failed.
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+/// An error is one without which nothing could be tested; all others are in the tally.
+fn gate(arguments: &Arguments, tally: &mut Tally) -> Result<()> {
     setup::run(setup::Say::OnlyWhenMissing)?;
     image::ensure_all()?;
     let built = build::build(build::Profile::Dev)?;
@@ -47,31 +65,21 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     sweep()?;
     let before = Before::now(&built)?;
 
-    let mut tally = Tally::default();
     if !arguments.only_tests {
-        phase(&mut tally, "formatting", 20, || command::loud(command::cargo().args(["fmt", "--all", "--check"])));
-        phase(&mut tally, "lints", 600, lints);
-        dependencies(&mut tally);
+        phase(tally, "formatting", 20, || command::loud(command::cargo().args(["fmt", "--all", "--check"])));
+        phase(tally, "lints", 600, lints);
+        dependencies(tally);
     }
-    phase(&mut tally, "build the tests", 900, || command::loud(tests(arguments).args(["--quiet", "--no-run"])));
+    phase(tally, "build the tests", 900, || command::loud(tests(arguments).args(["--quiet", "--no-run"])));
     let started = Instant::now();
-    let outcome = run_tests(arguments, &built, &mut tally);
+    let outcome = run_tests(arguments, &built, tally);
     timing("tests", started.elapsed(), 900);
     if let Err(error) = outcome {
         println!("FAILED tests: {error:#}");
         // A binary that crashed, or did not build, has no result line.
         tally.failed = tally.failed.max(1);
     }
-    phase(&mut tally, "nothing left behind", 60, || before.compare(&built));
-
-    for reason in &tally.reasons {
-        println!("skipped: {reason}");
-    }
-    println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
-    if tally.failed > 0 {
-        // The counts stay the last line: what failed was said where it failed.
-        std::process::exit(1);
-    }
+    phase(tally, "nothing left behind", 60, || before.compare(&built));
     Ok(())
 }
 
