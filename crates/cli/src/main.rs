@@ -1,1 +1,32 @@
-fn main() {}
+//! The `warren` binary.
+
+mod node;
+
+use clap::{Parser, Subcommand};
+
+/// Sandboxes for untrusted code on your own machines.
+#[derive(Parser)]
+#[command(name = "warren", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a node.
+    Node(node::Arguments),
+}
+
+fn main() -> anyhow::Result<std::process::ExitCode> {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("WARREN_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    match Arguments::parse().command {
+        Command::Node(arguments) => node::run(arguments),
+    }
+}

@@ -47,7 +47,7 @@ impl Default for Limits {
 pub struct FrontDoorConfig {
     /// Bound sockets to listen on.
     pub listeners: Vec<TcpListener>,
-    /// Keys that are let in; without one, every call that needs a key is refused.
+    /// Keys that are let in; where there is none everybody is, so listen on loopback only.
     pub api_keys: Vec<String>,
     /// What `version` says.
     pub version: VersionFacts,

@@ -1,1 +1,22 @@
-//! placeholder
+//! One Warren process: the actors that carry the pure cores, and what they need of the machine.
+//!
+//! The shells here are thin: they deliver messages, run what a core asked for and bring the result
+//! back. Decisions stand in `warren-core`.
+
+pub mod config;
+
+mod actors;
+mod agent_words;
+mod answers;
+mod engine_room;
+mod hub;
+mod identity;
+mod kill_point;
+mod ledger;
+mod operations;
+mod seal;
+mod start;
+mod view;
+
+pub use config::NodeConfig;
+pub use start::{ExitReason, run};

@@ -1,0 +1,326 @@
+//! Consensus on a thread of its own: takes in proposals and barriers, has batches written, applies
+//! what is committed, publishes the map and sends on what concerns this node.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, Recipient};
+use bytes::Bytes;
+use consensus::{Committed, Consensus, Input, Leadership, LogWriter, Output, ProposalId};
+use tokio::sync::oneshot;
+use types::{ErrorCode, HostId, WarrenError};
+use warren_core::placement::{self, Command, Outcome, Placement};
+use warren_core::wiring;
+
+use super::follower::Deliver;
+use crate::kill_point;
+use crate::start::{ExitReason, Exits};
+use crate::view::View;
+
+/// Length of one Raft tick; an election takes ten of them.
+pub const TICK: Duration = Duration::from_millis(100);
+
+/// Applied entries after which the map is kept as a snapshot and the log behind it goes.
+const SNAPSHOT_EVERY_ENTRIES: u64 = 20_000;
+
+/// Replicate this.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Propose(pub Command);
+
+/// Replicate this as soon as there is a leader, and say what it came to.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ProposeAndTell {
+    /// What.
+    pub command: Command,
+    /// Gets the outcome.
+    pub tell: oneshot::Sender<Outcome>,
+}
+
+/// Say when everything acknowledged anywhere before now is in the published map.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Barrier(pub oneshot::Sender<Result<(), WarrenError>>);
+
+/// The log writer's report.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Persisted(pub Result<u64, String>);
+
+/// Work off what came in: it stands at the end of the mailbox, so everything before it shares one
+/// ready, one write and one flush.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Drive;
+
+/// The actor.
+pub struct ConsensusActor {
+    core: Consensus,
+    writer: LogWriter,
+    map: Placement,
+    snapshot_index: u64,
+    me: HostId,
+    view: Arc<View>,
+    follower: Recipient<Deliver>,
+    exits: Exits,
+    next_proposal: u64,
+    proposals: BTreeMap<ProposalId, Pending>,
+    again: VecDeque<Pending>,
+    next_barrier: u64,
+    barriers: BTreeMap<u64, oneshot::Sender<Result<(), WarrenError>>>,
+    driving: bool,
+    leadership: Leadership,
+}
+
+struct Pending {
+    command: Command,
+    tell: Option<oneshot::Sender<Outcome>>,
+}
+
+/// What is sent on once the map is published.
+#[derive(Default)]
+struct Afterwards {
+    deliver: Vec<wiring::Message>,
+    told: Vec<(oneshot::Sender<Outcome>, Outcome)>,
+    passed: Vec<(oneshot::Sender<Result<(), WarrenError>>, Result<(), WarrenError>)>,
+}
+
+impl ConsensusActor {
+    /// An actor around a core that was just made.
+    pub fn new(
+        core: Consensus,
+        writer: LogWriter,
+        view: Arc<View>,
+        follower: Recipient<Deliver>,
+        exits: Exits,
+    ) -> Self {
+        Self {
+            core,
+            writer,
+            map: Placement::default(),
+            snapshot_index: 0,
+            me: view.me().clone(),
+            view,
+            follower,
+            exits,
+            next_proposal: 0,
+            proposals: BTreeMap::new(),
+            again: VecDeque::new(),
+            next_barrier: 0,
+            barriers: BTreeMap::new(),
+            driving: false,
+            leadership: Leadership::default(),
+        }
+    }
+
+    fn feed(&mut self, input: Input, ctx: &mut Context<Self>) {
+        let outputs = self.core.handle(input);
+        self.carry_out(outputs, ctx);
+        if !self.driving {
+            self.driving = true;
+            ctx.notify(Drive);
+        }
+    }
+
+    fn propose(&mut self, pending: Pending, ctx: &mut Context<Self>) {
+        let proposal = ProposalId(self.next_proposal);
+        self.next_proposal += 1;
+        let data = Bytes::from(placement::encode(&pending.command));
+        self.proposals.insert(proposal, pending);
+        self.feed(Input::Propose { proposal, data }, ctx);
+    }
+
+    fn carry_out(&mut self, outputs: Vec<Output>, ctx: &mut Context<Self>) {
+        let mut after = Afterwards::default();
+        let applied_before = self.map.applied();
+        for output in outputs {
+            let done = match output {
+                Output::Persist(batch) => self.writer.write(batch).map_err(|error| error.to_string()),
+                Output::Apply(committed) => self.apply(&committed, &mut after),
+                Output::ApplySnapshot { index, data } => self.install(index, &data),
+                Output::ReadReady { id, .. } => {
+                    after.passed.extend(self.barriers.remove(&id).map(|barrier| (barrier, Ok(()))));
+                    Ok(())
+                }
+                Output::ReadDropped { id, reason } => {
+                    let error = WarrenError::new(ErrorCode::NoQuorum, format!("cannot read reliably: {reason}"));
+                    after.passed.extend(self.barriers.remove(&id).map(|barrier| (barrier, Err(error))));
+                    Ok(())
+                }
+                Output::Dropped { proposal, reason } => {
+                    self.dropped(proposal, &reason.to_string(), &mut after);
+                    Ok(())
+                }
+                Output::Leadership(leadership) => {
+                    tracing::info!(term = leadership.term, leads = leadership.is_self, "leadership");
+                    self.leadership = leadership;
+                    self.view.set_leads(leadership.is_self);
+                    Ok(())
+                }
+                Output::SnapshotWanted { .. } => {
+                    self.give_snapshot(ctx);
+                    Ok(())
+                }
+                Output::SnapshotRefused { index, reason } => {
+                    tracing::warn!(index, %reason, "a snapshot was of no use");
+                    Ok(())
+                }
+                Output::Members { index, .. } => {
+                    tracing::info!(index, "membership");
+                    Ok(())
+                }
+                // A group of one has nobody to send to.
+                Output::Send { to, .. } => Err(format!("a message to member {to}, which is not ours")),
+                Output::Halt { reason } => Err(reason),
+            };
+            if let Err(reason) = done {
+                tracing::error!(%reason, "consensus stops");
+                self.exits.end(ExitReason::ConsensusStopped(reason));
+                ctx.stop();
+                return;
+            }
+        }
+        if self.map.applied() != applied_before {
+            self.view.publish(self.map.clone());
+        }
+        self.send_on(after);
+        if self.map.applied() - self.snapshot_index >= SNAPSHOT_EVERY_ENTRIES {
+            self.give_snapshot(ctx);
+        }
+    }
+
+    fn send_on(&self, after: Afterwards) {
+        for message in after.deliver {
+            // May not be lost, so it does not ask whether there is room.
+            self.follower.do_send(Deliver(message));
+        }
+        for (tell, outcome) in after.told {
+            if tell.send(outcome).is_err() {
+                tracing::debug!("nobody waits for this outcome any more");
+            }
+        }
+        for (barrier, result) in after.passed {
+            if barrier.send(result).is_err() {
+                tracing::debug!("nobody waits for this barrier any more");
+            }
+        }
+    }
+
+    fn apply(&mut self, committed: &Committed, after: &mut Afterwards) -> Result<(), String> {
+        let pending = committed.proposal.and_then(|proposal| self.proposals.remove(&proposal));
+        if committed.data.is_empty() {
+            self.map.skip(committed.index);
+            return Ok(());
+        }
+        let command = placement::decode(&committed.data)
+            .map_err(|error| format!("entry {} is not for this version: {error}", committed.index))?;
+        let owner = command.kind.sandbox().and_then(|id| self.map.owner(&id).cloned());
+        let outcome = self.map.apply(committed.index, &command);
+        tracing::debug!(index = committed.index, ?outcome, sandbox = ?command.kind.sandbox(), "applied");
+        after.deliver.extend(wiring::applied(&self.me, owner.as_ref(), &command, &outcome));
+        if let Some(tell) = pending.and_then(|pending| pending.tell) {
+            after.told.push((tell, outcome));
+        }
+        Ok(())
+    }
+
+    fn install(&mut self, index: u64, data: &[u8]) -> Result<(), String> {
+        self.map = placement::decode_snapshot(data)
+            .map_err(|error| format!("the snapshot is not for this version: {error}"))?;
+        if self.map.applied() < index {
+            self.map.skip(index);
+        }
+        self.snapshot_index = index;
+        self.view.publish(self.map.clone());
+        Ok(())
+    }
+
+    fn dropped(&mut self, proposal: ProposalId, reason: &str, after: &mut Afterwards) {
+        let Some(pending) = self.proposals.remove(&proposal) else {
+            return;
+        };
+        tracing::debug!(reason, sandbox = ?pending.command.kind.sandbox(), "proposal dropped");
+        if pending.tell.is_some() {
+            self.again.push_back(pending);
+        } else {
+            after.deliver.extend(wiring::dropped(&pending.command));
+        }
+    }
+
+    fn give_snapshot(&mut self, ctx: &mut Context<Self>) {
+        let index = self.map.applied();
+        let data = Bytes::from(placement::encode_snapshot(&self.map));
+        self.snapshot_index = index;
+        self.feed(Input::Snapshot { index, data }, ctx);
+    }
+
+    fn tick(&mut self, ctx: &mut Context<Self>) {
+        self.feed(Input::Tick, ctx);
+        for pending in std::mem::take(&mut self.again) {
+            self.propose(pending, ctx);
+        }
+    }
+}
+
+impl Actor for ConsensusActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(TICK, Self::tick);
+        self.feed(Input::Tick, ctx);
+    }
+}
+
+impl Handler<Propose> for ConsensusActor {
+    type Result = ();
+
+    fn handle(&mut self, Propose(command): Propose, ctx: &mut Self::Context) {
+        let place = matches!(command.kind, placement::Kind::Place(_));
+        self.propose(Pending { command, tell: None }, ctx);
+        if place {
+            kill_point::reached("create.proposed");
+        }
+    }
+}
+
+impl Handler<ProposeAndTell> for ConsensusActor {
+    type Result = ();
+
+    fn handle(&mut self, ProposeAndTell { command, tell }: ProposeAndTell, ctx: &mut Self::Context) {
+        self.propose(Pending { command, tell: Some(tell) }, ctx);
+    }
+}
+
+impl Handler<Barrier> for ConsensusActor {
+    type Result = ();
+
+    fn handle(&mut self, Barrier(done): Barrier, ctx: &mut Self::Context) {
+        let id = self.next_barrier;
+        self.next_barrier += 1;
+        self.barriers.insert(id, done);
+        self.feed(Input::ReadBarrier { id }, ctx);
+    }
+}
+
+impl Handler<Persisted> for ConsensusActor {
+    type Result = ();
+
+    fn handle(&mut self, Persisted(result): Persisted, ctx: &mut Self::Context) {
+        match result {
+            Ok(batch) => self.feed(Input::Persisted { batch }, ctx),
+            Err(reason) => self.feed(Input::PersistFailed { batch: 0, reason }, ctx),
+        }
+    }
+}
+
+impl Handler<Drive> for ConsensusActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Drive, ctx: &mut Self::Context) {
+        self.driving = false;
+        let outputs = self.core.handle(Input::Drive);
+        self.carry_out(outputs, ctx);
+    }
+}

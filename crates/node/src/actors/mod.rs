@@ -1,0 +1,15 @@
+//! The actors of one Warren process. Each is a shell around a core: input in, messages out.
+
+pub mod consensus;
+pub mod follower;
+pub mod pool;
+pub mod scheduler;
+pub mod supervisor;
+
+/// Messages that the follower holds for clients before further ones are told to come back: each is
+/// one waiting HTTP request. Deliveries from consensus are not bounded by it, since they may not be
+/// lost; they are bounded by the proposals under way.
+pub const FOLLOWER_MAILBOX: usize = 4_096;
+
+/// Creates that wait for the scheduler.
+pub const SCHEDULER_MAILBOX: usize = 4_096;

@@ -1,0 +1,180 @@
+//! How a node is set up: a file, then the environment, then flags, each over the one before.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// How a node is set up. Every field has a default that works on one host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Where the log, the identity and the secrets key live. Kept over reboots.
+    pub data_dir: PathBuf,
+    /// Where sockets and mounts live. On a tmpfs, empty after a reboot.
+    pub run_dir: PathBuf,
+    /// Address of the HTTP front door. Without an API key only loopback addresses are taken.
+    pub listen: SocketAddr,
+    /// Keys that open the front door, comma separated in the environment; empty for none.
+    pub api_keys: Vec<String>,
+    /// The agent's binary.
+    pub agent: PathBuf,
+    /// Image of a sandbox that names none.
+    pub default_image: String,
+    /// Warm slots kept of the default image.
+    pub pool_size: usize,
+    /// Podman's socket; none to have the node run a Podman service of its own.
+    pub engine_socket: Option<PathBuf>,
+    /// OCI runtime; none to choose by what the host can do.
+    pub oci_runtime: Option<String>,
+    /// Podman's storage; none for its default.
+    pub storage_root: Option<PathBuf>,
+    /// Podman's run directory; none for its default.
+    pub storage_run_root: Option<PathBuf>,
+    /// Containers that are made or started at the same time.
+    pub creates_in_flight_max: usize,
+    /// Sandboxes on this node.
+    pub sandboxes_max: u64,
+    /// Memory promised to sandboxes, as a percentage of the host's.
+    pub memory_overcommit_percent: u64,
+    /// Limits of a sandbox that names none.
+    pub default_resources: DefaultResources,
+    /// Seconds a sandbox lives that names no time-out.
+    pub default_timeout_seconds: u64,
+    /// A sandbox may be asked to live until it is deleted.
+    pub allow_no_timeout: bool,
+    /// Commands may ask for `user: root` (root of the sandbox's user namespace, few capabilities).
+    pub allow_root: bool,
+    /// Destroy every sandbox and slot when the node ends by a signal.
+    pub destroy_on_exit: bool,
+}
+
+/// Limits of a sandbox that names none; 0 for no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DefaultResources {
+    /// Thousand-millionths of one processor.
+    pub cpu: u64,
+    /// Bytes of memory, swap counted.
+    pub memory: u64,
+    /// Processes and threads.
+    pub pids: u64,
+}
+
+impl Default for DefaultResources {
+    fn default() -> Self {
+        Self { cpu: 1_000_000_000, memory: 512 << 20, pids: 256 }
+    }
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("/var/lib/warren"),
+            run_dir: PathBuf::from("/run/warren"),
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            api_keys: Vec::new(),
+            agent: PathBuf::from("/usr/lib/warren/warren-agent"),
+            default_image: "localhost/warren/default:latest".to_owned(),
+            pool_size: 4,
+            engine_socket: None,
+            oci_runtime: None,
+            storage_root: None,
+            storage_run_root: None,
+            creates_in_flight_max: 4,
+            sandboxes_max: 1_000,
+            memory_overcommit_percent: 2_000,
+            default_resources: DefaultResources::default(),
+            default_timeout_seconds: types::limits::TIMEOUT_SECONDS_DEFAULT,
+            allow_no_timeout: true,
+            allow_root: true,
+            destroy_on_exit: false,
+        }
+    }
+}
+
+/// A configuration that can not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file, variable or flag does not parse; the message names it.
+    #[error(transparent)]
+    Parse(#[from] config::ConfigError),
+    /// A value is of the right type and makes no sense.
+    #[error("{field}: {why}")]
+    Field {
+        /// Which.
+        field: &'static str,
+        /// Why.
+        why: String,
+    },
+}
+
+impl NodeConfig {
+    /// Reads the file, if one is named, and `WARREN_NODE_*` variables over it. `flags` come last:
+    /// pairs of a field's name and its value.
+    ///
+    /// # Errors
+    /// Something does not parse, is unknown, or makes no sense.
+    pub fn load(file: Option<&Path>, flags: Vec<(&str, config::Value)>) -> Result<Self, ConfigError> {
+        let mut builder = config::Config::builder();
+        if let Some(file) = file {
+            builder = builder.add_source(config::File::from(file).format(config::FileFormat::Toml));
+        }
+        builder = builder.add_source(
+            config::Environment::with_prefix("WARREN_NODE")
+                .prefix_separator("_")
+                .separator("__")
+                .try_parsing(true)
+                .list_separator(",")
+                .with_list_parse_key("api_keys"),
+        );
+        for (name, value) in flags {
+            builder = builder.set_override(name, value)?;
+        }
+        let loaded: Self = builder.build()?.try_deserialize()?;
+        loaded.check()?;
+        Ok(loaded)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |field, why: &str| Err(ConfigError::Field { field, why: why.to_owned() });
+        if self.api_keys.is_empty() && !self.listen.ip().is_loopback() {
+            return wrong("listen", "without an API key a node listens on loopback addresses only");
+        }
+        if self.api_keys.iter().any(|key| key.trim().is_empty()) {
+            return wrong("api_keys", "an empty key opens nothing");
+        }
+        if self.creates_in_flight_max == 0 {
+            return wrong("creates_in_flight_max", "at least one");
+        }
+        if self.memory_overcommit_percent == 0 {
+            return wrong("memory_overcommit_percent", "at least 1");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_win_over_the_file_and_unknown_fields_are_errors() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("node.toml");
+        std::fs::write(&file, "pool_size = 7\ndefault_image = \"x\"\n").unwrap();
+        let config = NodeConfig::load(Some(&file), vec![("pool_size", 9_i64.into())]).unwrap();
+        assert_eq!((config.pool_size, config.default_image.as_str()), (9, "x"));
+
+        std::fs::write(&file, "pool_sice = 7\n").unwrap();
+        let error = NodeConfig::load(Some(&file), Vec::new()).unwrap_err().to_string();
+        assert!(error.contains("pool_sice"), "{error}");
+    }
+
+    #[test]
+    fn no_key_means_loopback() {
+        let flags = vec![("listen", "0.0.0.0:8080".into())];
+        let error = NodeConfig::load(None, flags).unwrap_err().to_string();
+        assert!(error.starts_with("listen:"), "{error}");
+    }
+}

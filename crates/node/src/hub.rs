@@ -1,0 +1,191 @@
+//! Delivers what leaves a core. One hub for all actors of a node's own thread.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use actix::{Actor, Addr};
+use types::{ErrorCode, SandboxId, Timestamp, WarrenError};
+use warren_core::lifecycle::{self, Answer};
+use warren_core::step::{Step, StepResult};
+use warren_core::warm_pool;
+use warren_core::wiring::{self, Message, Requester};
+
+use crate::actors::consensus::{ConsensusActor, Propose};
+use crate::actors::pool::{PoolActor, PoolInput};
+use crate::actors::supervisor::{Supervisor, SupervisorInput};
+use crate::answers::Answers;
+use crate::engine_room::EngineRoom;
+use crate::kill_point;
+use crate::view::View;
+
+/// Pause between two tries to discard a slot; doubled up to [`DISCARD_AGAIN_MAX`].
+const DISCARD_AGAIN_MIN: Duration = Duration::from_millis(200);
+
+/// Pause between two tries to discard a slot at most.
+const DISCARD_AGAIN_MAX: Duration = Duration::from_secs(30);
+
+/// The wall clock, as the cores take it.
+pub fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// A fresh id from the system's randomness.
+pub fn fresh_sandbox_id() -> SandboxId {
+    let mut entropy = [0; types::id::SANDBOX_ID_LENGTH];
+    // Without random bytes two sandboxes could get one id: nothing can go on.
+    getrandom::fill(&mut entropy).expect("the system gives random bytes");
+    SandboxId::from_entropy(entropy)
+}
+
+/// Addresses of everything that a message can go to.
+pub struct Hub {
+    consensus: Addr<ConsensusActor>,
+    pool: Addr<PoolActor>,
+    supervisors: RefCell<HashMap<SandboxId, Addr<Supervisor>>>,
+    room: Rc<EngineRoom>,
+    answers: Arc<Answers>,
+    view: Arc<View>,
+    /// Slots that are being discarded.
+    discarding: Cell<usize>,
+    closed: RefCell<Option<String>>,
+}
+
+impl Hub {
+    /// A hub between these.
+    pub fn new(
+        consensus: Addr<ConsensusActor>,
+        pool: Addr<PoolActor>,
+        room: Rc<EngineRoom>,
+        answers: Arc<Answers>,
+        view: Arc<View>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            consensus,
+            pool,
+            supervisors: RefCell::default(),
+            room,
+            answers,
+            view,
+            discarding: Cell::new(0),
+            closed: RefCell::new(Some("the node is starting".to_owned())),
+        })
+    }
+
+    /// The view that readers see.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Why this node takes no new sandboxes; none while it does.
+    pub fn closed(&self) -> Option<String> {
+        self.closed.borrow().clone().or_else(|| self.room.unhealthy())
+    }
+
+    /// Opens the node for new sandboxes, or closes it for a reason.
+    pub fn set_closed(&self, reason: Option<String>) {
+        *self.closed.borrow_mut() = reason;
+    }
+
+    /// Sandboxes under supervision and slots being discarded: 0 when nothing of ours is left.
+    pub fn busy_with(&self) -> usize {
+        self.supervisors.borrow().len() + self.discarding.get()
+    }
+
+    /// Brings a message to where it belongs.
+    pub fn deliver(self: &Rc<Self>, message: Message) {
+        match message {
+            Message::Pool(input) => self.pool.do_send(PoolInput(input)),
+            Message::Supervisor(id, input) => self.to_supervisor(id, input),
+            Message::Propose(command) => self.consensus.do_send(Propose(command)),
+            Message::Run { requester, slot, step } => self.run(requester, slot, step),
+            Message::Discard(slot) => self.discard(slot),
+            Message::Answer(ticket, answer) => {
+                kill_point::answered(&answer);
+                self.answers.answer(ticket, answer);
+            }
+            Message::Observe(id, observed) => self.view.observe(id, observed),
+            Message::WakePoolAt(at) => self.later(at, Message::Pool(warm_pool::Input::Wake)),
+            Message::WakeSupervisorAt(id, at) => self.later(at, Message::Supervisor(id, lifecycle::Input::Wake)),
+            Message::Retire(id) => {
+                self.supervisors.borrow_mut().remove(&id);
+                self.view.forget(id);
+            }
+        }
+    }
+
+    fn to_supervisor(self: &Rc<Self>, id: SandboxId, input: lifecycle::Input) {
+        if let Some(supervisor) = self.supervisors.borrow().get(&id) {
+            supervisor.do_send(SupervisorInput(input));
+            return;
+        }
+        match input {
+            lifecycle::Input::Create { .. } | lifecycle::Input::Adopt { .. } | lifecycle::Input::Bury { .. } => {
+                if matches!(input, lifecycle::Input::Create { .. }) {
+                    kill_point::reached("create.claimed");
+                }
+                let supervisor = Supervisor::new(id, Rc::clone(self)).start();
+                supervisor.do_send(SupervisorInput(input));
+                self.supervisors.borrow_mut().insert(id, supervisor);
+            }
+            lifecycle::Input::Destroy(ticket) => self.answers.answer(ticket, Ok(Answer::Destroyed)),
+            lifecycle::Input::Stop(ticket) | lifecycle::Input::Start(ticket) | lifecycle::Input::Join(ticket) => {
+                let error = WarrenError::new(ErrorCode::NotFound, "sandbox not found");
+                self.answers.answer(ticket, Err(error));
+            }
+            // Late news of a sandbox that is gone.
+            lifecycle::Input::Applied { .. }
+            | lifecycle::Input::ProposalDropped
+            | lifecycle::Input::Step(..)
+            | lifecycle::Input::Died { .. }
+            | lifecycle::Input::Wake => {}
+        }
+    }
+
+    fn run(self: &Rc<Self>, requester: Requester, slot: SandboxId, step: Step) {
+        let hub = Rc::clone(self);
+        actix::spawn(async move {
+            let kind = step.kind();
+            let result = hub.room.run(&hub, slot, step).await;
+            if let StepResult::Failed(error) = &result {
+                tracing::warn!(sandbox = %slot, step = ?kind, %error, "step failed");
+            }
+            if requester == Requester::Supervisor {
+                kill_point::stepped(kind);
+            }
+            hub.deliver(wiring::step_ended(requester, slot, kind, result));
+        });
+    }
+
+    fn discard(self: &Rc<Self>, slot: SandboxId) {
+        let hub = Rc::clone(self);
+        self.discarding.set(self.discarding.get() + 1);
+        actix::spawn(async move {
+            let mut pause = DISCARD_AGAIN_MIN;
+            while let StepResult::Failed(error) = hub.room.run(&hub, slot, Step::Remove).await {
+                tracing::warn!(%slot, %error, "a slot could not be discarded, trying again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(DISCARD_AGAIN_MAX);
+            }
+            hub.discarding.set(hub.discarding.get() - 1);
+        });
+    }
+
+    fn later(self: &Rc<Self>, at: Timestamp, message: Message) {
+        let hub = Rc::clone(self);
+        let wait = Duration::from_millis(at.ms_since(now()));
+        actix::spawn(async move {
+            tokio::time::sleep(wait).await;
+            hub.deliver(message);
+        });
+    }
+
+    /// The first process of a slot has ended: whoever has it is told.
+    pub fn died(self: &Rc<Self>, slot: SandboxId, why: String) {
+        self.deliver(Message::Pool(warm_pool::Input::Died(slot)));
+        self.deliver(Message::Supervisor(slot, lifecycle::Input::Died { why }));
+    }
+}

@@ -1,0 +1,329 @@
+//! What the front door asks for, answered by this node: reads from the view, wishes to the actors,
+//! commands straight to the sandbox's agent.
+
+use std::sync::Arc;
+
+use actix::Addr;
+use bytes::Bytes;
+use front_door::{ByteRange, Consistency, Deleted, Download, ListFilter, Operations, SandboxPage, UploadStream};
+use futures_util::TryStreamExt;
+use runtime::agent::AgentClient;
+use runtime::agent::files::{ReadRange, WriteOptions};
+use runtime::{Engine, ImageFacts, ResolveError};
+use tokio::sync::oneshot;
+use types::node::NodeHealth;
+use types::{
+    CreateRequest, ErrorCode, ExecOutcome, ExecRequest, FileEntry, Generation, Incarnation, Resources, Sandbox,
+    SandboxId, SandboxSpec, Status, WarrenError,
+};
+use warren_core::lifecycle::{Answer, CreatePlan, Input, Ticket};
+use warren_core::placement::Outcome;
+use warren_core::wiring::Message;
+
+use crate::actors::consensus::{Barrier, ConsensusActor};
+use crate::actors::follower::{Deliver, Follower};
+use crate::actors::scheduler::{Schedule, Scheduler};
+use crate::agent_words::{exec_error, exec_outcome, exec_request, file_entry, file_error, write_error};
+use crate::answers::Answers;
+use crate::config::NodeConfig;
+use crate::engine_room::Slots;
+use crate::hub::{fresh_sandbox_id, now};
+use crate::seal::SecretsKey;
+use crate::view::View;
+
+/// The template that is the default image with the node's default limits.
+const DEFAULT_TEMPLATE: &str = "default";
+
+/// The front door's way into this node. Shared by all HTTP threads.
+pub struct NodeOperations {
+    /// Address of the scheduler.
+    pub scheduler: Addr<Scheduler>,
+    /// Address of the follower.
+    pub follower: Addr<Follower>,
+    /// Address of consensus.
+    pub consensus: Addr<ConsensusActor>,
+    /// The published view.
+    pub view: Arc<View>,
+    /// Those who wait.
+    pub answers: Arc<Answers>,
+    /// Running containers.
+    pub slots: Arc<Slots>,
+    /// Podman, for images.
+    pub engine: Engine,
+    /// Seals environments.
+    pub secrets_key: SecretsKey,
+    /// This life of the node.
+    pub incarnation: Incarnation,
+    /// Defaults.
+    pub config: NodeConfig,
+}
+
+fn not_found() -> WarrenError {
+    WarrenError::new(ErrorCode::NotFound, "sandbox not found")
+}
+
+fn node_is_ending() -> WarrenError {
+    WarrenError::new(ErrorCode::Interrupted, "the node is ending; whether this was done is not known")
+}
+
+fn busy() -> WarrenError {
+    WarrenError::new(ErrorCode::Unavailable, "too many requests wait on this node")
+}
+
+impl NodeOperations {
+    fn spec(&self, request: &CreateRequest, image: &ImageFacts) -> Result<SandboxSpec, WarrenError> {
+        if let Some(template) = request.template.as_deref().filter(|name| *name != DEFAULT_TEMPLATE) {
+            let message = format!("template: there is no template {template:?}");
+            return Err(WarrenError::new(ErrorCode::Unprocessable, message).with("field", "template"));
+        }
+        if !request.command.is_empty() {
+            let message = "command: a main command is not built yet; use exec";
+            return Err(WarrenError::new(ErrorCode::NotImplemented, message).with("field", "command"));
+        }
+        let defaults = self.config.default_resources;
+        Ok(SandboxSpec {
+            template: request.template.clone(),
+            image: image.reference.clone(),
+            image_id: image.id.clone(),
+            resources: Resources {
+                cpu: request.cpu.unwrap_or(defaults.cpu),
+                memory: request.memory.unwrap_or(defaults.memory),
+                disk: request.disk.unwrap_or(0),
+                pids: request.pids.unwrap_or(defaults.pids),
+            },
+            network_mode: request.network_mode.unwrap_or_default(),
+            workdir: request.workdir.clone(),
+            user: request.user.clone(),
+            command: Vec::new(),
+            writable_rootfs: request.writable_rootfs.unwrap_or(true),
+            tmpfs: request.tmpfs.clone(),
+            labels: request.labels.clone(),
+            name: request.name.clone(),
+            on_node_loss: request.on_node_loss,
+        })
+    }
+
+    async fn image(&self, request: &CreateRequest) -> Result<Arc<ImageFacts>, WarrenError> {
+        let reference = request.image.as_deref().unwrap_or(&self.config.default_image);
+        self.engine.resolve_image(reference).await.map_err(|error| match error {
+            ResolveError::NotThere { reason } => {
+                WarrenError::new(ErrorCode::Unprocessable, format!("image: {reason}")).with("field", "image")
+            }
+            ResolveError::Engine(error) => {
+                tracing::warn!(%error, reference, "an image could not be looked up");
+                WarrenError::new(ErrorCode::Unavailable, "the engine does not answer")
+            }
+        })
+    }
+
+    /// Sends a wish to a sandbox's supervisor and waits for its answer.
+    async fn ask(&self, id: SandboxId, wish: impl FnOnce(Ticket) -> Input) -> Result<Answer, WarrenError> {
+        let waiter = self.answers.wait();
+        let message = Message::Supervisor(id, wish(waiter.ticket));
+        self.follower.try_send(Deliver(message)).map_err(|_| busy())?;
+        waiter.answer().await.unwrap_or_else(|| Err(node_is_ending()))
+    }
+
+    /// The sandbox that a create came to. Waits for it where another request is bringing it up.
+    async fn created(&self, answer: Answer) -> Result<Sandbox, WarrenError> {
+        let id = match answer {
+            Answer::Winner(winner) => match self.ask(winner, Input::Join).await? {
+                Answer::Created(id) => id,
+                _ => winner,
+            },
+            Answer::Created(id) => id,
+            Answer::Stopped | Answer::Started | Answer::Destroyed => {
+                return Err(WarrenError::new(ErrorCode::Internal, "a create was answered with something else"));
+            }
+        };
+        self.show(id).ok_or_else(|| {
+            WarrenError::new(ErrorCode::Gone, "the sandbox was deleted meanwhile").with("id", id.as_str())
+        })
+    }
+
+    fn show(&self, id: SandboxId) -> Option<Sandbox> {
+        self.view.placement().get(&id).map(|record| self.view.show(record))
+    }
+
+    fn exists(&self, id: SandboxId) -> Result<(), WarrenError> {
+        if self.view.placement().get(&id).is_some() { Ok(()) } else { Err(not_found()) }
+    }
+
+    async fn barrier(&self, consistency: Consistency) -> Result<(), WarrenError> {
+        if consistency == Consistency::Stale {
+            return Ok(());
+        }
+        let (done, passed) = oneshot::channel();
+        self.consensus.try_send(Barrier(done)).map_err(|_| busy())?;
+        passed
+            .await
+            .unwrap_or_else(|_| Err(WarrenError::new(ErrorCode::NoQuorum, "consensus has stopped on this node")))
+    }
+
+    /// The agent of a sandbox that runs here, or why it can not be asked.
+    fn agent(&self, id: SandboxId) -> Result<(AgentClient, Generation), WarrenError> {
+        self.exists(id)?;
+        let observed = self.view.observed(&id);
+        let status = observed.as_ref().map_or(Status::Creating, |observed| observed.status);
+        if let Some(observed) = observed.filter(|observed| observed.status == Status::Running)
+            && let Some(agent) = self.slots.agent(&id)
+        {
+            return Ok((agent, observed.generation));
+        }
+        let message = format!("sandbox is not running: it is {}", status.as_str());
+        Err(WarrenError::new(ErrorCode::WrongState, message).with("status", status.as_str()))
+    }
+
+    /// An agent's failure, seen in the light of what has become of its sandbox meanwhile.
+    fn in_context(&self, id: SandboxId, error: WarrenError) -> WarrenError {
+        match error.code {
+            ErrorCode::Unavailable if self.exists(id).is_err() => not_found(),
+            ErrorCode::Interrupted if self.exists(id).is_err() => {
+                WarrenError::new(ErrorCode::Interrupted, "the sandbox was deleted while this was under way")
+            }
+            _ => error,
+        }
+    }
+}
+
+impl Operations for NodeOperations {
+    fn health(&self) -> NodeHealth {
+        let leads = self.view.leads();
+        NodeHealth {
+            node: self.view.me().clone(),
+            leader: leads.then(|| self.view.me().clone()),
+            quorum: leads,
+            unhealthy: self.engine.unhealthy(),
+        }
+    }
+
+    async fn create(&self, request: CreateRequest) -> Result<Sandbox, WarrenError> {
+        if let Some(key) = &request.idempotency {
+            let decided = self.view.placement().key(key);
+            match decided {
+                Some(Outcome::AlreadyPlaced { winner }) => return self.created(Answer::Winner(winner)).await,
+                Some(Outcome::Refused(refusal)) => return Err(refusal.error()),
+                _ => {}
+            }
+        }
+        let image = self.image(&request).await?;
+        let spec = self.spec(&request, &image)?;
+        let sealed_env = self.secrets_key.seal(&request.env).map_err(|error| {
+            tracing::error!(%error, "an environment could not be sealed");
+            WarrenError::new(ErrorCode::Internal, "the environment could not be sealed")
+        })?;
+        let waiter = self.answers.wait();
+        let plan = CreatePlan {
+            ticket: waiter.ticket,
+            owner: self.view.me().clone(),
+            incarnation: self.incarnation,
+            spec: Arc::new(spec),
+            sealed_env: sealed_env.into(),
+            expires_at: request.lifetime.expires_at(now(), self.config.default_timeout_seconds),
+            key: request.idempotency,
+        };
+        self.scheduler.try_send(Schedule(Box::new(plan))).map_err(|_| busy())?;
+        let answer = waiter.answer().await.unwrap_or_else(|| Err(node_is_ending()))?;
+        self.created(answer).await
+    }
+
+    async fn get(&self, id: SandboxId, consistency: Consistency) -> Result<Sandbox, WarrenError> {
+        self.barrier(consistency).await?;
+        self.show(id).ok_or_else(not_found)
+    }
+
+    async fn list(&self, filter: ListFilter, consistency: Consistency) -> Result<SandboxPage, WarrenError> {
+        self.barrier(consistency).await?;
+        let before = match &filter.cursor {
+            Some(cursor) => Some(cursor.parse::<u64>().map_err(|_| WarrenError::field("cursor", "not a cursor"))?),
+            None => None,
+        };
+        let placement = self.view.placement();
+        let mut matching = placement
+            .newest_first()
+            .filter(|record| before.is_none_or(|before| record.created_index < before))
+            .map(|record| (record.created_index, self.view.show(record)))
+            .filter(|(_, sandbox)| {
+                filter.status.is_none_or(|status| sandbox.status == status)
+                    && filter.node.as_ref().is_none_or(|node| sandbox.node.as_str() == node)
+                    && filter.labels.iter().all(|(key, value)| sandbox.labels.get(key) == Some(value))
+            });
+        let Some(limit) = filter.limit else {
+            return Ok(SandboxPage { items: matching.map(|(_, sandbox)| sandbox).collect(), next: None });
+        };
+        let page: Vec<_> = matching.by_ref().take(limit).collect();
+        let more = matching.next().is_some();
+        let next = page.last().filter(|_| more).map(|(index, _)| index.to_string());
+        Ok(SandboxPage { items: page.into_iter().map(|(_, sandbox)| sandbox).collect(), next })
+    }
+
+    async fn delete(&self, id: SandboxId) -> Result<Deleted, WarrenError> {
+        self.exists(id)?;
+        self.ask(id, Input::Destroy).await.map(|_| Deleted::Done)
+    }
+
+    async fn stop(&self, id: SandboxId) -> Result<Status, WarrenError> {
+        self.exists(id)?;
+        self.ask(id, Input::Stop).await.map(|_| Status::Stopped)
+    }
+
+    async fn start(&self, id: SandboxId) -> Result<Status, WarrenError> {
+        self.exists(id)?;
+        self.ask(id, Input::Start).await.map(|_| Status::Running)
+    }
+
+    async fn exec(&self, id: SandboxId, mut request: ExecRequest) -> Result<ExecOutcome, WarrenError> {
+        let (agent, generation) = self.agent(id)?;
+        let stdin = request.stdin.take().map(Bytes::from);
+        let output_max = request.max_output;
+        // Named now, so that later calls can come back to it.
+        let exec_id = fresh_sandbox_id().to_string();
+        agent
+            .run(generation.0, exec_request(exec_id, request), stdin, output_max)
+            .await
+            .map(exec_outcome)
+            .map_err(|error| self.in_context(id, exec_error(&error)))
+    }
+
+    async fn read_file(&self, id: SandboxId, path: &str, range: Option<ByteRange>) -> Result<Download, WarrenError> {
+        let (agent, generation) = self.agent(id)?;
+        let failed = |error| self.in_context(id, file_error(&error));
+        let range = range.map_or(ReadRange::default(), |ByteRange { offset, length }| ReadRange { offset, length });
+        let (entry, reader) = agent.read_file(generation.0, path.as_bytes(), range).await.map_err(failed)?;
+        let body = reader.into_stream().map_err(|error| file_error(&error));
+        Ok(Download { entry: file_entry(&entry), body: Box::pin(body) })
+    }
+
+    async fn write_file(&self, id: SandboxId, path: &str, body: UploadStream) -> Result<(), WarrenError> {
+        let (agent, generation) = self.agent(id)?;
+        agent
+            .write_file(generation.0, path.as_bytes(), WriteOptions::default(), body)
+            .await
+            .map(drop)
+            .map_err(|error| self.in_context(id, write_error(&error)))
+    }
+
+    async fn list_files(&self, id: SandboxId, path: &str) -> Result<Vec<FileEntry>, WarrenError> {
+        let (agent, generation) = self.agent(id)?;
+        let entries = agent.list(generation.0, path.as_bytes()).await;
+        entries
+            .map(|entries| entries.iter().map(file_entry).collect())
+            .map_err(|error| self.in_context(id, file_error(&error)))
+    }
+
+    async fn stat_file(&self, id: SandboxId, path: &str) -> Result<FileEntry, WarrenError> {
+        let (agent, generation) = self.agent(id)?;
+        let entry = agent.stat(generation.0, path.as_bytes(), false).await;
+        entry.map(|entry| file_entry(&entry)).map_err(|error| self.in_context(id, file_error(&error)))
+    }
+
+    async fn mkdir(&self, id: SandboxId, path: &str) -> Result<(), WarrenError> {
+        let (agent, generation) = self.agent(id)?;
+        agent.mkdir(generation.0, path.as_bytes(), None).await.map_err(|error| self.in_context(id, file_error(&error)))
+    }
+
+    async fn remove_file(&self, id: SandboxId, path: &str) -> Result<(), WarrenError> {
+        let (agent, generation) = self.agent(id)?;
+        agent.remove(generation.0, path.as_bytes()).await.map_err(|error| self.in_context(id, file_error(&error)))
+    }
+}

@@ -1,0 +1,347 @@
+//! From a configuration to a node that answers, and from a signal to its end.
+
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use actix::{Actor, Addr, Arbiter, AsyncContext, Context};
+use anyhow::Context as _;
+use consensus::{Config as ConsensusConfig, Consensus, LogWriter, Start, Store};
+use front_door::{FrontDoorConfig, Limits, VersionFacts};
+use runtime::{Engine, EngineConfig};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use types::spec::SlotShape;
+use types::{NetworkMode, Resources};
+use warren_core::lifecycle::Input;
+use warren_core::placement::{Command, Kind, Outcome};
+use warren_core::reconcile::{Found, reconcile};
+use warren_core::warm_pool::{self, Target, WarmPool};
+use warren_core::wiring::{self, Message};
+
+use crate::actors::consensus::{ConsensusActor, Persisted, ProposeAndTell};
+use crate::actors::follower::Follower;
+use crate::actors::pool::PoolActor;
+use crate::actors::scheduler::{Capacity, Scheduler};
+use crate::answers::Answers;
+use crate::config::NodeConfig;
+use crate::engine_room::{EngineRoom, Slots};
+use crate::hub::{Hub, now};
+use crate::identity::Identity;
+use crate::ledger::Ledger;
+use crate::operations::NodeOperations;
+use crate::view::View;
+
+/// This node's member id in its group of one.
+const MEMBER: u64 = 1;
+
+/// How long a node that starts waits until its own log lets it lead.
+const LEAD_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long a node that destroys everything at its end may take.
+const DESTROY_WITHIN: Duration = Duration::from_secs(120);
+
+/// How often an ending node looks whether all is gone.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Why a node ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExitReason {
+    /// A signal asked for it.
+    Signal,
+    /// The log could not be written, or holds what this version does not know.
+    ConsensusStopped(String),
+    /// The front door ended.
+    FrontDoorEnded(String),
+}
+
+/// Where a part of the node reports that the whole has to end.
+#[derive(Clone)]
+pub struct Exits(mpsc::UnboundedSender<ExitReason>);
+
+impl Exits {
+    /// Ends the node.
+    pub fn end(&self, reason: ExitReason) {
+        if self.0.send(reason).is_err() {
+            tracing::debug!("the node is ending already");
+        }
+    }
+}
+
+/// Runs a node until a signal or a failure ends it.
+///
+/// # Errors
+/// It can not start, or could not destroy what it was told to.
+pub fn run(config: NodeConfig, version: VersionFacts) -> anyhow::Result<ExitReason> {
+    actix::System::new().block_on(live(config, version))
+}
+
+async fn live(config: NodeConfig, version: VersionFacts) -> anyhow::Result<ExitReason> {
+    // Taken before anything is started, so that a signal is never the default death.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let identity = Identity::open(&config.data_dir)?;
+    tracing::info!(node = %identity.host, cluster = %identity.cluster, incarnation = identity.incarnation.0, "starting");
+    // Bound first: a port that is taken is told before anything is made.
+    let listener =
+        TcpListener::bind(config.listen).with_context(|| format!("listen: cannot bind {}", config.listen))?;
+
+    let node = tokio::select! {
+        node = Node::start(config, identity) => node?,
+        _ = terminate.recv() => return Ok(ExitReason::Signal),
+        _ = interrupt.recv() => return Ok(ExitReason::Signal),
+    };
+    let server = front_door::serve(Arc::clone(&node.operations), node.front_door(listener, version))?;
+    let door = server.handle();
+    let exits = node.exits.clone();
+    actix::spawn(async move {
+        let ended = server.await.map_or_else(|error| error.to_string(), |()| "it ended".to_owned());
+        exits.end(ExitReason::FrontDoorEnded(ended));
+    });
+    tracing::info!(listen = %node.config.listen, "ready");
+
+    let mut node = node;
+    let reason = tokio::select! {
+        _ = terminate.recv() => ExitReason::Signal,
+        _ = interrupt.recv() => ExitReason::Signal,
+        Some(reason) = node.exit.recv() => reason,
+    };
+    tracing::info!(?reason, "ending");
+    node.hub.set_closed(Some("the node is ending".to_owned()));
+    door.stop(true).await;
+    if reason == ExitReason::Signal && node.config.destroy_on_exit {
+        node.destroy_all().await?;
+    }
+    node.operations.engine.stop_service();
+    Ok(reason)
+}
+
+struct Node {
+    config: NodeConfig,
+    hub: Rc<Hub>,
+    room: Rc<EngineRoom>,
+    operations: Arc<NodeOperations>,
+    exits: Exits,
+    exit: mpsc::UnboundedReceiver<ExitReason>,
+    /// Holds the lock of the data directory for as long as the node lives.
+    _identity: Identity,
+}
+
+impl Node {
+    async fn start(config: NodeConfig, identity: Identity) -> anyhow::Result<Self> {
+        let engine = Engine::start(engine_config(&config, &identity)).await.context("the engine does not start")?;
+        let view = Arc::new(View::new(identity.host.clone(), engine.runtime().to_owned()));
+        let (sender, exit) = mpsc::unbounded_channel();
+        let exits = Exits(sender);
+        let slots = Arc::new(Slots::default());
+        let answers = Arc::new(Answers::default());
+        let ledger = Ledger::open(&config.data_dir)?;
+        let key = identity.secrets_key.clone();
+        let room = Rc::new(EngineRoom::new(engine.clone(), Arc::clone(&slots), ledger, key, config.allow_root));
+
+        // The addresses are there before the actors, since each knows others.
+        let follower_context = Context::<Follower>::new();
+        let follower = follower_context.address();
+        let pool_context = Context::<PoolActor>::new();
+        let consensus = start_consensus(&config, &identity, &view, follower.clone(), &exits)?;
+        let hub = Hub::new(
+            consensus.clone(),
+            pool_context.address(),
+            Rc::clone(&room),
+            Arc::clone(&answers),
+            Arc::clone(&view),
+        );
+        follower_context.run(Follower::new(Rc::clone(&hub)));
+        let shape = pool_shape(&engine, &config).await;
+        let target = Target { shape: shape.clone(), resources: default_resources(&config), size: config.pool_size };
+        pool_context.run(PoolActor::new(WarmPool::new(target), Rc::clone(&hub)));
+        let scheduler = Scheduler::new(Rc::clone(&hub), capacity(&config)?).start();
+
+        begin_life(&consensus, &identity).await?;
+        adopt(&hub, &room, &view, &shape).await?;
+        hub.deliver(Message::Pool(warm_pool::Input::Open));
+        hub.set_closed(None);
+
+        let operations = Arc::new(NodeOperations {
+            scheduler,
+            follower,
+            consensus,
+            view,
+            answers,
+            slots,
+            engine,
+            secrets_key: identity.secrets_key.clone(),
+            incarnation: identity.incarnation,
+            config: config.clone(),
+        });
+        Ok(Self { config, hub, room, operations, exits, exit, _identity: identity })
+    }
+
+    fn front_door(&self, listener: TcpListener, version: VersionFacts) -> FrontDoorConfig {
+        if self.config.api_keys.is_empty() {
+            tracing::warn!(listen = %self.config.listen, "no API key is configured: every local user can use this node");
+        }
+        FrontDoorConfig {
+            listeners: vec![listener],
+            api_keys: self.config.api_keys.clone(),
+            version,
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+            limits: Limits { never_expires: self.config.allow_no_timeout, ..Limits::default() },
+        }
+    }
+
+    /// Destroys every sandbox and slot of this node, and looks that nothing is left.
+    async fn destroy_all(&self) -> anyhow::Result<()> {
+        let pool = Target { size: 0, ..self.pool_target().await };
+        self.hub.deliver(Message::Pool(warm_pool::Input::Retarget(pool)));
+        let me = self.operations.view.me().clone();
+        let placement = Arc::clone(&self.operations.view.placement());
+        for record in placement.newest_first().filter(|record| record.place.owner == me) {
+            // Nobody waits for these answers; what counts is that nothing is left.
+            let ticket = self.operations.answers.wait().ticket;
+            self.hub.deliver(Message::Supervisor(record.place.id, Input::Destroy(ticket)));
+        }
+        let gone = async {
+            loop {
+                while self.hub.busy_with() > 0 {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                let left = self.room.engine().list_ours().await?;
+                if left.is_empty() {
+                    return anyhow::Ok(());
+                }
+                for found in left {
+                    tracing::info!(slot = %found.id, "still there, removing it");
+                    self.hub.deliver(Message::Discard(found.id));
+                }
+            }
+        };
+        tokio::time::timeout(DESTROY_WITHIN, gone).await.context("not everything could be destroyed in time")?
+    }
+
+    async fn pool_target(&self) -> Target {
+        let shape = pool_shape(self.room.engine(), &self.config).await;
+        Target { shape, resources: default_resources(&self.config), size: self.config.pool_size }
+    }
+}
+
+fn engine_config(config: &NodeConfig, identity: &Identity) -> EngineConfig {
+    EngineConfig {
+        run_dir: config.run_dir.clone(),
+        state_dir: config.data_dir.join("engine"),
+        socket: config.engine_socket.clone(),
+        oci_runtime: config.oci_runtime.clone(),
+        agent_binary: config.agent.clone(),
+        cluster: identity.cluster.clone(),
+        node: identity.host.clone(),
+        storage_root: config.storage_root.clone(),
+        storage_runroot: config.storage_run_root.clone(),
+        cgroup_parent: format!("/warren-{}", identity.host),
+        creates_in_flight_max: config.creates_in_flight_max,
+    }
+}
+
+fn default_resources(config: &NodeConfig) -> Resources {
+    let defaults = config.default_resources;
+    Resources { cpu: defaults.cpu, memory: defaults.memory, disk: 0, pids: defaults.pids }
+}
+
+/// The shape of a sandbox that names nothing.
+async fn pool_shape(engine: &Engine, config: &NodeConfig) -> SlotShape {
+    let image_id = match engine.resolve_image(&config.default_image).await {
+        Ok(image) => image.id.clone(),
+        Err(error) => {
+            // The pool tries and backs off; a create that brings the image's id retargets it.
+            tracing::error!(image = config.default_image, %error, "the default image is not there");
+            String::new()
+        }
+    };
+    SlotShape {
+        image: config.default_image.clone(),
+        image_id,
+        network_mode: NetworkMode::None,
+        writable_rootfs: true,
+        tmpfs: Vec::new(),
+        disk: 0,
+    }
+}
+
+fn capacity(config: &NodeConfig) -> anyhow::Result<Capacity> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
+    let total_kib: u64 = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok())
+        .context("/proc/meminfo has no MemTotal")?;
+    let memory_max = total_kib.saturating_mul(1024).saturating_mul(config.memory_overcommit_percent) / 100;
+    Ok(Capacity { sandboxes_max: config.sandboxes_max, memory_max })
+}
+
+fn start_consensus(
+    config: &NodeConfig,
+    identity: &Identity,
+    view: &Arc<View>,
+    follower: Addr<Follower>,
+    exits: &Exits,
+) -> anyhow::Result<Addr<ConsensusActor>> {
+    let (store, recovered) = Store::open(&config.data_dir.join("log")).context("the log can not be opened")?;
+    let voters = vec![MEMBER];
+    let start = ConsensusConfig::new(MEMBER, identity.incarnation.0, Start::Bootstrap { voters });
+    let core = Consensus::new(start, recovered).context("the log can not be taken up")?;
+    let address: Arc<OnceLock<Addr<ConsensusActor>>> = Arc::default();
+    let reports_to = Arc::clone(&address);
+    let writer = LogWriter::spawn(store, move |result| {
+        let report = Persisted(result.map_err(|error| error.to_string()));
+        // May not be lost. Nothing is written before the actor is there to have it written.
+        reports_to.get().expect("the actor is there before its first batch").do_send(report);
+    })?;
+    let (view, exits) = (Arc::clone(view), exits.clone());
+    let arbiter = Arbiter::new();
+    let started = ConsensusActor::start_in_arbiter(&arbiter.handle(), move |context: &mut Context<ConsensusActor>| {
+        address.get_or_init(|| context.address());
+        ConsensusActor::new(core, writer, view, follower.recipient(), exits)
+    });
+    Ok(started)
+}
+
+/// Begins this life in the log: whatever an earlier one still had under way is refused from here on.
+async fn begin_life(consensus: &Addr<ConsensusActor>, identity: &Identity) -> anyhow::Result<()> {
+    let (tell, told) = oneshot::channel();
+    let kind = Kind::NodeUp { host: identity.host.clone(), incarnation: identity.incarnation };
+    consensus.do_send(ProposeAndTell { command: Command { time: now(), kind }, tell });
+    let outcome = tokio::time::timeout(LEAD_WITHIN, told).await.context("this node can not lead its own group")??;
+    anyhow::ensure!(outcome == Outcome::NodeUp, "this life could not begin: {outcome:?}");
+    Ok(())
+}
+
+/// Goes on with what an earlier life left: sandboxes, slots, remains.
+async fn adopt(hub: &Rc<Hub>, room: &Rc<EngineRoom>, view: &View, pool: &SlotShape) -> anyhow::Result<()> {
+    let mut found = Vec::new();
+    for container in room.engine().list_ours().await.context("cannot list containers")? {
+        room.know(container.id);
+        let agent = if container.running {
+            // An agent that does not answer is no reason not to start: its sandbox is examined again.
+            room.take_hold(hub, container.id).await.unwrap_or_else(|error| {
+                tracing::warn!(sandbox = %container.id, %error, "its agent does not answer");
+                None
+            })
+        } else {
+            None
+        };
+        found.push(Found { slot: container.id, agent, shape: container.shape });
+    }
+    let activated = room.ledger().read().context("cannot read the ledger")?;
+    let placement = Arc::clone(&view.placement());
+    let verdicts = reconcile(&placement, view.me(), &found, &activated, Some(pool));
+    tracing::info!(containers = found.len(), sandboxes = placement.len(), verdicts = verdicts.len(), "taking stock");
+    for verdict in verdicts {
+        hub.deliver(wiring::from_verdict(verdict));
+    }
+    for leftover in room.engine().found_leftovers().await.context("cannot look for leftovers")? {
+        if placement.get(&leftover.id).is_none() {
+            room.engine().sweep(leftover.id).await.with_context(|| format!("cannot sweep {}", leftover.id))?;
+        }
+    }
+    Ok(())
+}
