@@ -101,7 +101,7 @@ impl Service {
         let directory = config.run_dir.join("engine");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
         let conf = directory.join("containers.conf");
-        fs::write(&conf, containers_conf(runtime, limits))?;
+        fs::write(&conf, containers_conf(config, runtime, limits))?;
         let recipe = Recipe { conf, log: Self::log_path(config), arguments: arguments(config, runtime), directory };
         if fs::metadata(&recipe.log).is_ok_and(|log| log.len() > LOG_BYTES_MAX) {
             fs::remove_file(&recipe.log)?;
@@ -292,8 +292,11 @@ fn arguments(config: &EngineConfig, runtime: &str) -> Vec<String> {
 }
 
 /// `num_locks` is left alone: an existing lock store of another size makes Podman refuse to start.
-fn containers_conf(runtime: &str, limits: HardLimits) -> String {
+fn containers_conf(config: &EngineConfig, runtime: &str, limits: HardLimits) -> String {
     let HardLimits { nofile, nproc } = limits;
+    // Locks in shared memory are one set for the whole host, and a store that starts for the first
+    // time frees them all, those of other stores too. One with a directory of its own keeps its own.
+    let lock_type = if config.storage_runroot.is_some() { "file" } else { "shm" };
     format!(
         "# Written at every start by Warren for its own Podman service.\n\
          [containers]\n\
@@ -307,6 +310,7 @@ fn containers_conf(runtime: &str, limits: HardLimits) -> String {
          [engine]\n\
          cgroup_manager = \"cgroupfs\"\n\
          events_logger = \"file\"\n\
+         lock_type = \"{lock_type}\"\n\
          runtime = \"{runtime}\"\n"
     )
 }

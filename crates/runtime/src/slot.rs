@@ -94,6 +94,9 @@ pub enum MakeSlotError {
     /// The engine has no such image.
     #[error("the image is not there: {0}")]
     NoImage(String),
+    /// There is a container or a directory of that id already; it was not touched.
+    #[error("something of that id is there already")]
+    Exists,
     /// The engine has no such container.
     #[error("there is no container for it")]
     NoContainer,
@@ -208,14 +211,15 @@ impl Engine {
     /// when the caller has stopped waiting.
     pub async fn make_slot(&self, order: SlotOrder) -> Result<Slot, MakeSlotError> {
         let engine = self.clone();
+        let id = order.id;
+        if RunDir::new(&engine.inner.config.run_dir, id).exists() || !engine.inner.making.lock().insert(id) {
+            return Err(MakeSlotError::Exists);
+        }
         let (send, receive) = oneshot::channel();
         tokio::spawn(async move {
-            let id = order.id;
-            engine.inner.making.lock().insert(id);
-            let result = engine.make(&order).await;
-            let result = match result {
-                Ok(slot) => Ok(slot),
+            let result = match engine.make(&order).await {
                 Err(error) => Err(engine.undo(id, error).await),
+                made => made,
             };
             engine.inner.making.lock().remove(&id);
             if let Err(Ok(slot)) = send.send(result) {
@@ -229,7 +233,12 @@ impl Engine {
     }
 
     async fn undo(&self, id: SandboxId, first: MakeSlotError) -> MakeSlotError {
-        match self.remove(id).await {
+        let undone = match first {
+            // The container is another's: only the directory was made here.
+            MakeSlotError::Exists => RunDir::new(&self.inner.config.run_dir, id).remove().map_err(RemoveError::Files),
+            _ => self.remove(id).await,
+        };
+        match undone {
             Ok(()) => first,
             Err(undo) => {
                 tracing::error!(sandbox = %id, error = %undo, "a slot that failed is still there");
@@ -406,6 +415,7 @@ fn of_create(error: EngineError) -> MakeSlotError {
         {
             MakeSlotError::NoImage(message)
         }
+        EngineError::Refused { message, .. } if message.contains("already in use") => MakeSlotError::Exists,
         other => MakeSlotError::Engine(other),
     }
 }

@@ -229,6 +229,44 @@ fn a_registry_that_does_not_answer_is_the_reason_given() {
     });
 }
 
+#[test]
+fn an_engine_with_a_store_of_its_own_shares_nothing_with_its_neighbour() {
+    run(|| async {
+        let neighbour = Bench::start().await;
+        let slot = neighbour.engine.make_slot(neighbour.order()).await.expect("a slot");
+        let store = tempfile::tempdir().expect("a directory");
+        let bench = Bench::start_with(|config| {
+            config.storage_root = Some(store.path().join("root"));
+            config.storage_runroot = Some(store.path().join("runroot"));
+        })
+        .await;
+        let missing = bench.engine.resolve_image(BUSYBOX).await;
+        assert!(matches!(missing, Err(ResolveError::NotThere { .. })), "{missing:?}");
+        let archive = store.path().join("busybox.tar");
+        let saved = podman(&["save", "--quiet", "-o", common::path(&archive), BUSYBOX]);
+        assert!(saved.status.success(), "{saved:?}");
+        let loaded = std::process::Command::new("podman")
+            .env("CONTAINERS_CONF", bench.run_dir().join("engine/containers.conf"))
+            .arg(format!("--root={}/root", store.path().display()))
+            .arg(format!("--runroot={}/runroot", store.path().display()))
+            .arg(format!("--tmpdir={}/runroot/libpod", store.path().display()))
+            .args(["load", "--quiet", "-i", common::path(&archive)])
+            .output()
+            .expect("podman");
+        assert!(loaded.status.success(), "{loaded:?}");
+        bench.engine.resolve_image(BUSYBOX).await.expect("loaded");
+        let own = bench.engine.make_slot(bench.order()).await.expect("a slot in its own store");
+        assert!(podman(&["container", "exists", &slot.container_id]).status.success());
+        assert!(!podman(&["container", "exists", &own.container_id]).status.success());
+        own.agent().hello().await.expect("it answers");
+        slot.agent().hello().await.expect("it answers");
+        bench.engine.remove(own.id).await.expect("removed");
+        neighbour.engine.remove(slot.id).await.expect("removed");
+        drop(bench);
+        common::command("umount", &["-l", common::path(&store.path().join("root/overlay"))]);
+    });
+}
+
 fn small_archive(directory: &Path) -> std::path::PathBuf {
     let root = directory.join("small");
     fs::create_dir(&root).expect("a directory");

@@ -173,8 +173,7 @@ fn what_is_not_possible_is_refused_and_leaves_nothing() {
         let refused = |error: &MakeSlotError| matches!(error, MakeSlotError::NotSupported(_));
         let no_image = |error: &MakeSlotError| matches!(error, MakeSlotError::NoImage(_));
         type Check<'a> = &'a dyn Fn(&MakeSlotError) -> bool;
-        let cases: [(_, Check<'_>); 3] =
-            [(network, &refused), (image, &no_image), (cover, &refused)];
+        let cases: [(_, Check<'_>); 3] = [(network, &refused), (image, &no_image), (cover, &refused)];
         for (order, expected) in cases {
             let id = order.id;
             let error = bench.engine.make_slot(order).await.expect_err("not possible");
@@ -209,6 +208,62 @@ fn nobody_waits_for_it_and_so_it_goes() {
         assert!(seen, "the making goes on");
         let gone = wait_for(|| bench.traces(order.id, "no container").is_empty()).await;
         assert!(gone, "{:?}", bench.traces(order.id, "no container"));
+    });
+}
+
+#[test]
+fn what_is_there_already_is_not_made_again_and_not_undone() {
+    run(|| async {
+        let bench = Bench::start().await;
+        let order = bench.order();
+        let slot = bench.engine.make_slot(order.clone()).await.expect("a slot");
+        let error = bench.engine.make_slot(order.clone()).await.expect_err("it is there");
+        assert!(matches!(error, MakeSlotError::Exists), "{error:?}");
+        // Its directory is lost, the engine still has the name.
+        bench.engine.stop(slot.id, Duration::ZERO).await.expect("a stop");
+        let run_dir = bench.run_dir().join("sandboxes").join(slot.id.as_str());
+        common::command("umount", &[common::path(&run_dir.join("sock"))]);
+        fs::remove_dir_all(&run_dir).expect("it was there");
+        let error = bench.engine.make_slot(order.clone()).await.expect_err("it is there");
+        assert!(matches!(error, MakeSlotError::Exists), "{error:?}");
+        assert!(!run_dir.exists(), "what the second try made is gone");
+        bench.engine.start_again(slot.id, &order.resources).await.expect("the container is untouched");
+    });
+}
+
+#[test]
+fn slots_are_made_side_by_side() {
+    run(|| async {
+        let bench = Bench::start().await;
+        let making: Vec<_> = (0..5)
+            .map(|_| {
+                let (engine, order) = (bench.engine.clone(), bench.order());
+                tokio::spawn(async move { engine.make_slot(order).await })
+            })
+            .collect();
+        let mut pids = std::collections::BTreeSet::new();
+        for slot in making {
+            pids.insert(slot.await.expect("no panic").expect("a slot").pid());
+        }
+        assert_eq!(pids.len(), 5);
+        let found = bench.engine.list_ours().await.expect("a list");
+        assert_eq!(found.iter().filter_map(|found| found.pid).collect::<std::collections::BTreeSet<_>>(), pids);
+    });
+}
+
+#[test]
+fn a_removal_is_whole_even_after_conmon_was_killed() {
+    run(|| async {
+        let bench = Bench::start().await;
+        let slot = bench.engine.make_slot(bench.order()).await.expect("a slot");
+        let conmon = podman(&["inspect", "--format", "{{.State.ConmonPid}}", &slot.container_id]);
+        let conmon = common::lines(&conmon).concat();
+        let killed = common::command("kill", &["-9", &conmon]);
+        assert!(killed.status.success(), "{killed:?}");
+        slot.agent().hello().await.expect("it lives without conmon");
+        bench.engine.remove(slot.id).await.expect("a removal");
+        assert_eq!(bench.traces(slot.id, &slot.container_id), Vec::<String>::new());
+        assert!(!slot.is_alive().expect("known"));
     });
 }
 
