@@ -1,5 +1,6 @@
 //! The `warren` binary.
 
+mod doctor;
 mod node;
 
 use clap::{Parser, Subcommand};
@@ -16,6 +17,8 @@ struct Arguments {
 enum Command {
     /// Run a node.
     Node(node::Arguments),
+    /// Say what this host lacks, and the command that mends it.
+    Doctor(doctor::Arguments),
 }
 
 fn main() -> anyhow::Result<std::process::ExitCode> {
@@ -28,5 +31,6 @@ fn main() -> anyhow::Result<std::process::ExitCode> {
         .init();
     match Arguments::parse().command {
         Command::Node(arguments) => node::run(arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
     }
 }

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use runtime::EngineConfig;
 use serde::{Deserialize, Serialize};
+use types::{ClusterId, HostId};
 
 /// How a node is set up. Every field has a default that works on one host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +136,24 @@ impl NodeConfig {
         let loaded: Self = builder.build()?.try_deserialize()?;
         loaded.check()?;
         Ok(loaded)
+    }
+
+    /// The engine's part of it, for this cluster and host.
+    #[must_use]
+    pub fn engine(&self, cluster: ClusterId, node: HostId) -> EngineConfig {
+        EngineConfig {
+            run_dir: self.run_dir.clone(),
+            state_dir: self.data_dir.join("engine"),
+            socket: self.engine_socket.clone(),
+            oci_runtime: self.oci_runtime.clone(),
+            agent_binary: self.agent.clone(),
+            cgroup_parent: format!("/warren-{node}"),
+            cluster,
+            node,
+            storage_root: self.storage_root.clone(),
+            storage_runroot: self.storage_run_root.clone(),
+            creates_in_flight_max: self.creates_in_flight_max,
+        }
     }
 
     fn check(&self) -> Result<(), ConfigError> {

@@ -2,7 +2,7 @@
 //! into words that a client can act on, and the rest is logged.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,14 +77,12 @@ pub struct EngineRoom {
     secrets_key: SecretsKey,
     allow_root: bool,
     images: RefCell<HashMap<String, Arc<ImageFacts>>>,
-    /// Containers that may be there although no slot is held: found at start, or failed while made.
-    known: RefCell<HashSet<SandboxId>>,
 }
 
 impl EngineRoom {
     /// A room around a running engine.
     pub fn new(engine: Engine, slots: Arc<Slots>, ledger: Ledger, secrets_key: SecretsKey, allow_root: bool) -> Self {
-        Self { engine, slots, ledger, secrets_key, allow_root, images: RefCell::default(), known: RefCell::default() }
+        Self { engine, slots, ledger, secrets_key, allow_root, images: RefCell::default() }
     }
 
     /// Why the engine does not work; none while it does.
@@ -100,11 +98,6 @@ impl EngineRoom {
     /// Which sandboxes were handed their environment.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
-    }
-
-    /// Says that a container of this name may be there.
-    pub fn know(&self, id: SandboxId) {
-        self.known.borrow_mut().insert(id);
     }
 
     /// Carries out one step on one container.
@@ -136,12 +129,16 @@ impl EngineRoom {
         shape: types::spec::SlotShape,
         resources: Resources,
     ) -> Result<(), WarrenError> {
-        if !self.known.borrow_mut().insert(id) {
+        let order = SlotOrder { id, shape, resources, labels: BTreeMap::new() };
+        let mut made = self.engine.make_slot(order.clone()).await;
+        if matches!(made, Err(MakeSlotError::Exists)) {
+            // What an earlier try left under this name. Nothing of the user's ran in it, else it
+            // would not be made again.
             self.slots.take(&id);
             self.engine.remove(id).await.map_err(|error| step_error(StepKind::Make, error))?;
+            made = self.engine.make_slot(order).await;
         }
-        let order = SlotOrder { id, shape, resources, labels: BTreeMap::new() };
-        let slot = self.engine.make_slot(order).await.map_err(|error| make_error(&error))?;
+        let slot = made.map_err(|error| make_error(&error))?;
         tracing::debug!(sandbox = %id, times = ?slot.times, "slot made");
         self.hold(hub, slot, resources)
     }
@@ -252,7 +249,6 @@ impl EngineRoom {
         self.slots.take(&id);
         self.engine.remove(id).await.map_err(|error| step_error(StepKind::Remove, error))?;
         self.ledger.unmark(id).map_err(|error| step_error(StepKind::Remove, error))?;
-        self.known.borrow_mut().remove(&id);
         Ok(())
     }
 
@@ -329,6 +325,7 @@ fn make_error(error: &MakeSlotError) -> WarrenError {
         MakeSlotError::NotSupported(_) => ErrorCode::NotImplemented,
         MakeSlotError::NoImage(_) | MakeSlotError::Ended { .. } => ErrorCode::Unprocessable,
         MakeSlotError::NoContainer
+        | MakeSlotError::Exists
         | MakeSlotError::Engine(_)
         | MakeSlotError::Files(_)
         | MakeSlotError::Silent { .. }

@@ -9,7 +9,8 @@ use actix::{Actor, Addr, Arbiter, AsyncContext, Context};
 use anyhow::Context as _;
 use consensus::{Config as ConsensusConfig, Consensus, LogWriter, Start, Store};
 use front_door::{FrontDoorConfig, Limits, VersionFacts};
-use runtime::{Engine, EngineConfig};
+use runtime::Engine;
+use rustix::net::sockopt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use types::spec::SlotShape;
@@ -44,6 +45,15 @@ const DESTROY_WITHIN: Duration = Duration::from_secs(120);
 
 /// How often an ending node looks whether all is gone.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Silence after which a client's connection is probed.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+
+/// Time between two probes.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Probes without an answer after which the client has gone.
+const KEEPALIVE_PROBES: u32 = 3;
 
 /// Why a node ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,8 +94,7 @@ async fn live(config: NodeConfig, version: VersionFacts) -> anyhow::Result<ExitR
     let identity = Identity::open(&config.data_dir)?;
     tracing::info!(node = %identity.host, cluster = %identity.cluster, incarnation = identity.incarnation.0, "starting");
     // Bound first: a port that is taken is told before anything is made.
-    let listener =
-        TcpListener::bind(config.listen).with_context(|| format!("listen: cannot bind {}", config.listen))?;
+    let listener = listen(&config).with_context(|| format!("listen: cannot bind {}", config.listen))?;
 
     let node = tokio::select! {
         node = Node::start(config, identity) => node?,
@@ -117,6 +126,17 @@ async fn live(config: NodeConfig, version: VersionFacts) -> anyhow::Result<ExitR
     Ok(reason)
 }
 
+/// Binds the front door. Accepted connections inherit keep-alive: a client that vanishes without a
+/// word in the middle of an exec is noticed within a minute, and its command killed.
+fn listen(config: &NodeConfig) -> std::io::Result<TcpListener> {
+    let listener = TcpListener::bind(config.listen)?;
+    sockopt::set_socket_keepalive(&listener, true)?;
+    sockopt::set_tcp_keepidle(&listener, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(&listener, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(&listener, KEEPALIVE_PROBES)?;
+    Ok(listener)
+}
+
 struct Node {
     config: NodeConfig,
     hub: Rc<Hub>,
@@ -130,7 +150,9 @@ struct Node {
 
 impl Node {
     async fn start(config: NodeConfig, identity: Identity) -> anyhow::Result<Self> {
-        let engine = Engine::start(engine_config(&config, &identity)).await.context("the engine does not start")?;
+        let engine = Engine::start(config.engine(identity.cluster.clone(), identity.host.clone()))
+            .await
+            .context("the engine does not start")?;
         let view = Arc::new(View::new(identity.host.clone(), engine.runtime().to_owned()));
         let (sender, exit) = mpsc::unbounded_channel();
         let exits = Exits(sender);
@@ -226,22 +248,6 @@ impl Node {
     }
 }
 
-fn engine_config(config: &NodeConfig, identity: &Identity) -> EngineConfig {
-    EngineConfig {
-        run_dir: config.run_dir.clone(),
-        state_dir: config.data_dir.join("engine"),
-        socket: config.engine_socket.clone(),
-        oci_runtime: config.oci_runtime.clone(),
-        agent_binary: config.agent.clone(),
-        cluster: identity.cluster.clone(),
-        node: identity.host.clone(),
-        storage_root: config.storage_root.clone(),
-        storage_runroot: config.storage_run_root.clone(),
-        cgroup_parent: format!("/warren-{}", identity.host),
-        creates_in_flight_max: config.creates_in_flight_max,
-    }
-}
-
 fn default_resources(config: &NodeConfig) -> Resources {
     let defaults = config.default_resources;
     Resources { cpu: defaults.cpu, memory: defaults.memory, disk: 0, pids: defaults.pids }
@@ -319,7 +325,6 @@ async fn begin_life(consensus: &Addr<ConsensusActor>, identity: &Identity) -> an
 async fn adopt(hub: &Rc<Hub>, room: &Rc<EngineRoom>, view: &View, pool: &SlotShape) -> anyhow::Result<()> {
     let mut found = Vec::new();
     for container in room.engine().list_ours().await.context("cannot list containers")? {
-        room.know(container.id);
         let agent = if container.running {
             // An agent that does not answer is no reason not to start: its sandbox is examined again.
             room.take_hold(hub, container.id).await.unwrap_or_else(|error| {

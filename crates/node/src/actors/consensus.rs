@@ -42,7 +42,10 @@ pub struct ProposeAndTell {
 /// Say when everything acknowledged anywhere before now is in the published map.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Barrier(pub oneshot::Sender<Result<(), WarrenError>>);
+pub struct Barrier(pub Passed);
+
+/// Who waits for a barrier.
+type Passed = oneshot::Sender<Result<(), WarrenError>>;
 
 /// The log writer's report.
 #[derive(Message)]
@@ -69,7 +72,7 @@ pub struct ConsensusActor {
     proposals: BTreeMap<ProposalId, Pending>,
     again: VecDeque<Pending>,
     next_barrier: u64,
-    barriers: BTreeMap<u64, oneshot::Sender<Result<(), WarrenError>>>,
+    barriers: BTreeMap<u64, Passed>,
     driving: bool,
     leadership: Leadership,
 }
@@ -84,7 +87,7 @@ struct Pending {
 struct Afterwards {
     deliver: Vec<wiring::Message>,
     told: Vec<(oneshot::Sender<Outcome>, Outcome)>,
-    passed: Vec<(oneshot::Sender<Result<(), WarrenError>>, Result<(), WarrenError>)>,
+    passed: Vec<(Passed, Result<(), WarrenError>)>,
 }
 
 impl ConsensusActor {
