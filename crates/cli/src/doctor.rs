@@ -14,11 +14,15 @@ pub struct Arguments {
     /// Configuration file (TOML) of the node that is to run here.
     #[arg(long)]
     config: Option<PathBuf>,
+    /// The agent's binary.
+    #[arg(long)]
+    agent: Option<PathBuf>,
 }
 
 /// Prints what was found, and how to mend it.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let config = NodeConfig::load(arguments.config.as_deref(), Vec::new())?;
+    let agent = arguments.agent.as_ref().map(|agent| ("agent", agent.display().to_string().into()));
+    let config = NodeConfig::load(arguments.config.as_deref(), agent.into_iter().collect())?;
     // No container is looked for, so any names do.
     let engine = config.engine(ClusterId::new("doctor"), HostId::new("doctor"));
     let mut missing = 0;
