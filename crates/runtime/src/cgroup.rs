@@ -190,10 +190,23 @@ impl Mount {
     }
 }
 
+/// Where version 2 was taken out of our mount namespace, crun still writes in the place where it
+/// was: plain directories and files of no effect, which only we remove.
+const UNIFIED: &str = "/sys/fs/cgroup/unified";
+
+/// The parent's directory in each hierarchy.
+fn parents(cgroup_parent: &str) -> io::Result<Vec<PathBuf>> {
+    let mounts = Mount::all()?;
+    let mut parents: Vec<_> = mounts.iter().filter_map(|mount| mount.directory(cgroup_parent)).collect();
+    if !mounts.iter().any(|mount| mount.unified) {
+        parents.push(Path::new(UNIFIED).join(cgroup_parent.trim_start_matches('/')));
+    }
+    Ok(parents)
+}
+
 /// Removes what a container's cgroups left behind: after conmon was killed nobody else does.
-pub(crate) fn remove_leftovers(cgroup_parent: &str, container_id: &str) -> io::Result<()> {
-    for mount in Mount::all()? {
-        let Some(parent) = mount.directory(cgroup_parent) else { continue };
+pub fn remove_leftovers(cgroup_parent: &str, container_id: &str) -> io::Result<()> {
+    for parent in parents(cgroup_parent)? {
         remove_tree(&parent.join(format!("libpod-{container_id}")))?;
     }
     Ok(())
@@ -202,8 +215,7 @@ pub(crate) fn remove_leftovers(cgroup_parent: &str, container_id: &str) -> io::R
 /// Cgroup directories of a container that are still there.
 pub(crate) fn leftovers(cgroup_parent: &str, container_id: &str) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for mount in Mount::all()? {
-        let Some(parent) = mount.directory(cgroup_parent) else { continue };
+    for parent in parents(cgroup_parent)? {
         let directory = parent.join(format!("libpod-{container_id}"));
         if directory.exists() {
             found.push(directory);
@@ -215,8 +227,7 @@ pub(crate) fn leftovers(cgroup_parent: &str, container_id: &str) -> io::Result<V
 /// Removes the cgroup that sandboxes live under and the one of their conmons, where nothing is in
 /// them any more; a conmon ends a moment after its container.
 pub fn remove_empty_parent(cgroup_parent: &str) -> io::Result<()> {
-    for mount in Mount::all()? {
-        let Some(parent) = mount.directory(cgroup_parent) else { continue };
+    for parent in parents(cgroup_parent)? {
         gone(fs::remove_dir(parent.join("conmon")))?;
         gone(fs::remove_dir(parent))?;
     }
@@ -230,16 +241,23 @@ fn gone(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
+/// What statfs says of a tmpfs.
+const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
+
 fn remove_tree(directory: &Path) -> io::Result<()> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
+    // A cgroup's files go with it and can not be removed one by one.
+    let plain = rustix::fs::statfs(directory)?.f_type == TMPFS_MAGIC;
     for entry in entries {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
             remove_tree(&entry.path())?;
+        } else if plain {
+            gone(fs::remove_file(entry.path()))?;
         }
     }
     gone(fs::remove_dir(directory))

@@ -82,6 +82,9 @@ impl Drop for Bench {
         let ids = lines(&podman(&["ps", "-aq", "--no-trunc", "--filter", &label]));
         for id in ids {
             podman(&["rm", "-f", "-t", "0", &id]);
+            if let Err(error) = runtime::cgroup::remove_leftovers(&self.cgroup_parent, &id) {
+                eprintln!("cgroups of {id} stay: {error}");
+            }
         }
         for mount in fs::read_to_string("/proc/self/mountinfo").unwrap_or_default().lines() {
             let point = mount.split(' ').nth(4).unwrap_or_default();
