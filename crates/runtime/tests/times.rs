@@ -42,3 +42,39 @@ async fn timed(work: impl Future<Output = ()>) -> Duration {
     work.await;
     start.elapsed()
 }
+
+#[test]
+#[ignore = "a measurement, not a check"]
+fn slots_by_the_number_in_flight() {
+    run(|| async {
+        for in_flight in [1, 2, 3, 4, 8] {
+            let bench = Bench::start_with(|config| config.creates_in_flight_max = in_flight).await;
+            let start = Instant::now();
+            let making: Vec<_> = (0..24)
+                .map(|_| {
+                    let (engine, order) = (bench.engine.clone(), bench.order());
+                    tokio::spawn(async move { engine.make_slot(order).await })
+                })
+                .collect();
+            let mut ids = Vec::new();
+            for slot in making {
+                ids.push(slot.await.expect("no panic").expect("a slot").id);
+            }
+            let made = start.elapsed();
+            let start = Instant::now();
+            let removing: Vec<_> = ids
+                .into_iter()
+                .map(|id| {
+                    let engine = bench.engine.clone();
+                    tokio::spawn(async move { engine.remove(id).await })
+                })
+                .collect();
+            for removed in removing {
+                removed.await.expect("no panic").expect("a removal");
+            }
+            println!("{in_flight} in flight: 24 slots in {made:?}, all removed at once in {:?}", start.elapsed());
+            assert_eq!(bench.engine.list_ours().await.expect("a list").len(), 0);
+            assert_eq!(bench.engine.found_leftovers().await.expect("known"), []);
+        }
+    });
+}
