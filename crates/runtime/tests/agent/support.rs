@@ -83,6 +83,7 @@ impl Podman {
         let conf = "[containers]\nkeyring = false\n[engine]\nruntime = \"runc\"\ncgroup_manager = \"cgroupfs\"\n\
                     events_logger = \"file\"\n";
         fs::write(dir.path().join("containers.conf"), conf).unwrap();
+        fs::write(dir.path().join("seccomp.json"), runtime::seccomp::profile().to_string()).unwrap();
         let socket = dir.path().join("podman.sock");
         let mut command = Command::new("podman");
         command.args(["system", "service", "--time", "0"]).arg(format!("unix://{}", socket.display()));
@@ -235,6 +236,7 @@ impl<'a> Sandbox<'a> {
             "idmappings": {"UIDMap": map, "GIDMap": map, "HostUIDMapping": false, "HostGIDMapping": false},
             "netns": {"nsmode": "none"},
             "no_new_privileges": true,
+            "seccomp_profile_path": self.podman.dir.path().join("seccomp.json"),
             "cap_drop": ["ALL"],
             "cap_add": CAPABILITIES,
             "systemd": "false",
