@@ -22,13 +22,13 @@ const LABEL_PREFIX: &str = "warren.";
 /// Characters of a command line that are shown.
 const COMMAND_LINE_SHOWN: usize = 120;
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
-/// The cgroup that sandboxes live under; the engine makes it and never removes it.
-const CGROUP_PARENT: &str = "warren";
+/// Cgroups of ours, right below a hierarchy, start with this.
+const CGROUP_PREFIX: &str = "warren";
 
 /// Watches one node by the directories that only it uses.
 pub struct Watch {
     directories: Vec<PathBuf>,
-    parents_before: BTreeSet<PathBuf>,
+    cgroups_before: BTreeSet<PathBuf>,
     containers: BTreeMap<String, Seen>,
 }
 
@@ -39,6 +39,8 @@ struct Seen {
     /// Process ids with their start times, since ids are given again.
     processes: Vec<(u32, u64)>,
     network_namespace: Option<u64>,
+    /// Names right below a hierarchy that the container's cgroups are under.
+    cgroup_parents: BTreeSet<String>,
 }
 
 impl Watch {
@@ -46,7 +48,7 @@ impl Watch {
     pub fn begin(directories: &[&Path]) -> Result<Watch> {
         Ok(Watch {
             directories: directories.iter().map(|directory| directory.to_path_buf()).collect(),
-            parents_before: cgroup_parents()?,
+            cgroups_before: cgroups()?,
             containers: BTreeMap::new(),
         })
     }
@@ -63,6 +65,7 @@ impl Watch {
                     .filter_map(|pid| Some((pid, start_time(pid)?)))
                     .collect(),
                 network_namespace: container["State"]["Pid"].as_u64().and_then(network_namespace),
+                cgroup_parents: container["State"]["Pid"].as_u64().map(cgroup_parents).unwrap_or_default(),
             };
             let id = container["Id"].as_str().context("a container without an Id")?;
             self.containers.insert(id.to_owned(), seen);
@@ -129,11 +132,22 @@ impl Watch {
         self.directories.iter().any(|directory| Path::new(path).starts_with(directory))
     }
 
+    /// Whether a word of a command line names one of the directories or something below, as a path or as a URL.
+    fn is_mentioned(&self, word: &str) -> bool {
+        self.directories.iter().any(|directory| {
+            let directory = directory.to_string_lossy();
+            word.match_indices(&*directory).any(|(at, _)| {
+                let next = word[at + directory.len()..].chars().next();
+                next.is_none_or(|next| !next.is_ascii_alphanumeric() && !"-_.".contains(next))
+            })
+        })
+    }
+
     fn processes(&self) -> Vec<String> {
         let mut left = Vec::new();
         for pid in pids() {
             let line = command_line(pid);
-            let named = line.iter().any(|word| self.is_inside(word) || self.containers.contains_key(word));
+            let named = line.iter().any(|word| self.is_mentioned(word) || self.containers.contains_key(word));
             let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
             if pid != std::process::id() && (named || self.containers.keys().any(|id| cgroups.contains(id.as_str()))) {
                 let line: String = line.join(" ").chars().take(COMMAND_LINE_SHOWN).collect();
@@ -177,15 +191,17 @@ impl Watch {
 
     fn cgroups(&self) -> Result<Vec<String>> {
         let mut left = Vec::new();
-        for parent in cgroup_parents()? {
-            // An empty parent that was not there before is ours to take away; the kernel refuses when it is not empty.
-            if !self.parents_before.contains(&parent) && fs::remove_dir(&parent).is_ok() {
-                continue;
-            }
-            for entry in fs::read_dir(&parent).into_iter().flatten().flatten() {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                if entry.path().is_dir() && self.containers.keys().any(|id| name.contains(id.as_str())) {
-                    left.push(format!("cgroup {}", entry.path().display()));
+        let parents: BTreeSet<&String> = self.containers.values().flat_map(|seen| &seen.cgroup_parents).collect();
+        for hierarchy in hierarchies()? {
+            for parent in parents.iter().map(|name| hierarchy.join(name)).filter(|parent| parent.is_dir()) {
+                if !self.cgroups_before.contains(&parent) {
+                    left.push(format!("cgroup {}", parent.display()));
+                }
+                for entry in fs::read_dir(&parent).into_iter().flatten().flatten() {
+                    let name = entry.file_name().to_string_lossy().into_owned();
+                    if entry.path().is_dir() && self.containers.keys().any(|id| name.contains(id.as_str())) {
+                        left.push(format!("cgroup {}", entry.path().display()));
+                    }
                 }
             }
         }
@@ -252,14 +268,38 @@ fn parse_mounts(text: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-fn cgroup_parents() -> Result<BTreeSet<PathBuf>> {
-    let root = Path::new(CGROUP_ROOT);
-    let mut parents = BTreeSet::from([root.join(CGROUP_PARENT)]);
-    for entry in fs::read_dir(root).with_context(|| format!("cannot list {CGROUP_ROOT}"))? {
-        parents.insert(entry?.path().join(CGROUP_PARENT));
+/// The cgroups of ours right below a hierarchy, for a look before and after.
+pub fn cgroups() -> Result<BTreeSet<PathBuf>> {
+    let mut found = BTreeSet::new();
+    for hierarchy in hierarchies()? {
+        for entry in fs::read_dir(&hierarchy).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(CGROUP_PREFIX) && entry.path().is_dir() {
+                found.insert(entry.path());
+            }
+        }
     }
-    parents.retain(|parent| parent.is_dir());
-    Ok(parents)
+    Ok(found)
+}
+
+/// The v2 tree itself, or each hierarchy of an older layout.
+fn hierarchies() -> Result<Vec<PathBuf>> {
+    let root = Path::new(CGROUP_ROOT);
+    let mut found = vec![root.to_path_buf()];
+    for entry in fs::read_dir(root).with_context(|| format!("cannot list {CGROUP_ROOT}"))? {
+        found.push(entry?.path());
+    }
+    Ok(found)
+}
+
+/// First components of a process's cgroups, where they are ours.
+fn cgroup_parents(pid: u64) -> BTreeSet<String> {
+    parse_cgroup_parents(&fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default())
+}
+
+fn parse_cgroup_parents(text: &str) -> BTreeSet<String> {
+    let paths = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    let names = paths.filter_map(|path| path.split('/').find(|name| !name.is_empty()));
+    names.filter(|name| name.starts_with(CGROUP_PREFIX)).map(str::to_owned).collect()
 }
 
 fn pids() -> Vec<u32> {
@@ -321,7 +361,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let watch = Watch {
             directories: vec![directory.path().to_path_buf()],
-            parents_before: BTreeSet::new(),
+            cgroups_before: BTreeSet::new(),
             containers: BTreeMap::new(),
         };
         assert!(watch.processes().is_empty());
@@ -339,12 +379,22 @@ mod tests {
     struct Planted {
         container: String,
         mount: PathBuf,
+        cgroup: String,
     }
 
     impl Drop for Planted {
         fn drop(&mut self) {
             let _ = Command::new("podman").args(["rm", "--force", "--time=0", &self.container]).output();
             let _ = Command::new("umount").arg(&self.mount).output();
+            for hierarchy in hierarchies().unwrap() {
+                // The holder of the container leaves its own a moment after the container is gone.
+                let parent = hierarchy.join(&self.cgroup);
+                let deadline = Instant::now() + SETTLE_TIMEOUT;
+                while parent.is_dir() && Instant::now() < deadline {
+                    let _ = fs::remove_dir(parent.join("conmon"));
+                    let _ = fs::remove_dir(&parent);
+                }
+            }
         }
     }
 
@@ -360,10 +410,12 @@ mod tests {
             println!("SKIPPED a_planted_container_is_found: this user can not mount: {error}");
             return;
         }
-        let mut planted = Planted { container: String::new(), mount: mount.clone() };
+        let cgroup = format!("warren-test-xtask-{}", std::process::id());
+        let mut planted = Planted { container: String::new(), mount: mount.clone(), cgroup };
         let mut run = crate::image::podman().unwrap();
-        run.args(["run", "--detach", "--network=none", "--cgroup-parent=/warren", "--label=warren.test=1", "--volume"]);
-        run.arg(format!("{}:/mnt", mount.display())).args([crate::image::BUSYBOX_IMAGE, "/bin/sleep", "1000"]);
+        run.args(["run", "--detach", "--network=none", "--label=warren.test=1", "--volume"]);
+        run.arg(format!("{}:/mnt", mount.display())).arg(format!("--cgroup-parent=/{}", planted.cgroup));
+        run.args([crate::image::BUSYBOX_IMAGE, "/bin/sleep", "1000"]);
         match command::read(&mut run) {
             Ok(id) => planted.container = id,
             Err(error) => {
@@ -384,6 +436,12 @@ mod tests {
     }
 
     #[test]
+    fn cgroups_of_ours_are_known_by_their_first_component() {
+        let text = "9:pids:/warren-a1/libpod-x\n1:name=systemd:/\n0::/warren-a1/libpod-x\n3:cpu:/user.slice/warren\n";
+        assert_eq!(parse_cgroup_parents(text), BTreeSet::from(["warren-a1".to_owned()]));
+    }
+
+    #[test]
     fn start_time_tells_a_process_from_none() {
         assert!(start_time(std::process::id()).is_some());
         assert_eq!(start_time(u32::MAX), None);
@@ -393,10 +451,13 @@ mod tests {
     fn a_sibling_directory_is_not_inside() {
         let watch = Watch {
             directories: vec![PathBuf::from("/run/warren-a")],
-            parents_before: BTreeSet::new(),
+            cgroups_before: BTreeSet::new(),
             containers: BTreeMap::new(),
         };
         assert!(watch.is_inside("/run/warren-a/x"));
         assert!(!watch.is_inside("/run/warren-ab/x"));
+        assert!(watch.is_mentioned("unix:///run/warren-a/podman.sock"));
+        assert!(watch.is_mentioned("--run-dir=/run/warren-a"));
+        assert!(!watch.is_mentioned("unix:///run/warren-ab/podman.sock"));
     }
 }

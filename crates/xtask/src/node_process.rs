@@ -61,7 +61,7 @@ impl NodeOrder {
             command.args(["--runtime", runtime]);
         }
         // By environment, since arguments are everybody's to read.
-        command.env("WARREN_API_KEY", &self.key);
+        command.env("WARREN_API_KEY", &self.key).env("NO_COLOR", "1");
         // A group of its own: Ctrl-C reaches this process, which then ends the node in order.
         command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().context("cannot start the node")?;

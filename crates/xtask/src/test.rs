@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -35,6 +35,7 @@ pub struct Arguments {
 struct Before {
     containers: BTreeSet<String>,
     mounts: BTreeSet<String>,
+    cgroups: BTreeSet<PathBuf>,
     processes: BTreeMap<u32, String>,
 }
 
@@ -210,6 +211,7 @@ impl Before {
         Ok(Before {
             containers: leftovers::containers()?.into_iter().map(|container| container.id).collect(),
             mounts: leftovers::mount_points()?,
+            cgroups: leftovers::cgroups()?,
             processes: processes(built),
         })
     }
@@ -223,6 +225,7 @@ impl Before {
             }
         }
         left.extend(leftovers::mount_points()?.difference(&self.mounts).map(|point| format!("mount {point}")));
+        left.extend(leftovers::cgroups()?.difference(&self.cgroups).map(|path| format!("cgroup {}", path.display())));
         let new = processes(built).into_iter().filter(|(pid, _)| !self.processes.contains_key(pid));
         left.extend(new.map(|(pid, name)| format!("process {pid} ({name})")));
         if !left.is_empty() {

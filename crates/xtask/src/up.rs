@@ -159,9 +159,15 @@ fn finish(places: &Places, once: bool, watch: &mut Watch, outcome: Result<()>) -
     if left.is_empty() {
         remove_tree(&places.run)?;
     }
+    if !left.is_empty() {
+        println!("the node left behind:\n  {}", left.join("\n  "));
+        if !once {
+            println!("the next `cargo xtask up` takes it up again");
+        }
+    }
     outcome?;
     if !left.is_empty() {
-        bail!("the node left behind:\n  {}", left.join("\n  "));
+        bail!("{} things are left behind", left.len());
     }
     if once {
         let count = watch.record()?;
