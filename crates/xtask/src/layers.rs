@@ -41,10 +41,12 @@ const TABLE: &[Row] = &[
     row("front-door", &["types"], &[ACTORS, ENGINE, RAFT, STORE]),
     row("node", &["types", "proto", "warren-core", "consensus", "runtime", "front-door"], &[ENGINE, RAFT, STORE]),
     row("agent", &["proto"], &[ACTORS, HTTP, ENGINE, RAFT, STORE, RUNTIMES]),
-    row("cli", &["types", "node"], &[ENGINE, RAFT, STORE]),
+    // `doctor` asks the runtime about the host, `node` tells the front door which build this is.
+    row("cli", &["types", "runtime", "front-door", "node"], &[ENGINE, RAFT, STORE]),
     row("sim", &["types", "proto", "warren-core", "consensus"], &[ACTORS, HTTP, ENGINE, RUNTIMES]),
     row("xtask", &[], &[ACTORS, ENGINE, RAFT, STORE, WIRE, RUNTIMES]),
-    row("bench", &[], &[ENGINE, RAFT, STORE]),
+    // It measures the commit alone beside the whole road.
+    row("bench", &["types", "warren-core", "consensus"], &[ENGINE, RAFT, STORE]),
     // The tests stand outside and look at everything.
     row("tests", &["types", "proto", "warren-core", "consensus", "runtime", "front-door", "node", "sim"], &[]),
 ];

@@ -368,6 +368,10 @@ mod tests {
         // It waits for its standard input, and so never comes to what it names.
         let mut child = Command::new("cat").arg("-").arg(directory.path()).stdin(Stdio::piped()).spawn().unwrap();
         let pid = child.id();
+        // A parent may go on a moment before the kernel shows the new program's command line.
+        while command_line(pid).is_empty() {
+            std::thread::yield_now();
+        }
         let left = watch.processes();
         child.kill().unwrap();
         child.wait().unwrap();
