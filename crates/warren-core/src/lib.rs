@@ -14,3 +14,6 @@ pub mod warm_pool;
 pub mod wiring;
 
 pub use fresh::FreshIds;
+
+#[cfg(test)]
+mod script;

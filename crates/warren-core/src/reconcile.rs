@@ -82,3 +82,6 @@ pub fn reconcile(
     }
     verdicts
 }
+
+#[cfg(test)]
+mod tests;

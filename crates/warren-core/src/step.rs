@@ -29,7 +29,10 @@ pub enum Step {
     /// End every process, keep the files.
     Stop,
     /// Start the container again and wait until its agent answers.
-    Start,
+    Start {
+        /// Limits in force; the engine itself remembers those of the creation.
+        resources: Resources,
+    },
     /// Kill every process and return when the last one is dead.
     Kill,
     /// Remove the container and all that belongs to it. Removing what is not there succeeds.
@@ -47,7 +50,7 @@ impl Step {
             Self::Prepare(_) => StepKind::Prepare,
             Self::Activate { .. } => StepKind::Activate,
             Self::Stop => StepKind::Stop,
-            Self::Start => StepKind::Start,
+            Self::Start { .. } => StepKind::Start,
             Self::Kill => StepKind::Kill,
             Self::Remove => StepKind::Remove,
             Self::Examine => StepKind::Examine,

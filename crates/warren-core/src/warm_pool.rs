@@ -87,6 +87,8 @@ pub struct WarmPool {
     /// Slots whose agent answers, oldest first.
     ready: VecDeque<SandboxId>,
     making: BTreeSet<SandboxId>,
+    /// Slots under way for a target that has changed since: made in vain, but they keep the engine busy.
+    outdated: BTreeSet<SandboxId>,
     failures: u32,
     retry_at: Option<Timestamp>,
     last_error: Option<WarrenError>,
@@ -106,6 +108,7 @@ impl WarmPool {
             open: false,
             ready: VecDeque::new(),
             making: BTreeSet::new(),
+            outdated: BTreeSet::new(),
             failures: 0,
             retry_at: None,
             last_error: None,
@@ -153,24 +156,27 @@ impl WarmPool {
             Input::Claim(plan) => self.claim(fresh, plan, &mut out),
             Input::Adopted(slot) => self.take_in(slot, &mut out),
             Input::Made(slot) => {
-                self.failures = 0;
-                self.retry_at = None;
-                self.last_error = None;
                 if self.making.remove(&slot) {
+                    self.failures = 0;
+                    self.retry_at = None;
+                    self.last_error = None;
                     self.take_in(slot, &mut out);
                 } else {
-                    // Ordered for a target that has changed since.
+                    self.outdated.remove(&slot);
                     out.push(Output::Discard(slot));
                 }
             }
             Input::MakeFailed(slot, error) => {
+                out.push(Output::Discard(slot));
                 if self.making.remove(&slot) {
                     self.failures = self.failures.saturating_add(1);
                     let wait = RETRY_MS_MIN.saturating_mul(1 << (self.failures - 1).min(20)).min(RETRY_MS_MAX);
                     self.retry_at = now.checked_add_ms(wait);
                     self.last_error = Some(error);
-                    out.push(Output::Discard(slot));
                     out.extend(self.retry_at.map(Output::WakeAt));
+                } else {
+                    // Its failure says nothing about the present target.
+                    self.outdated.remove(&slot);
                 }
             }
             Input::Died(slot) => {
@@ -231,7 +237,7 @@ impl WarmPool {
         if target.shape != self.target.shape {
             out.extend(self.ready.drain(..).map(Output::Discard));
             // Those under way are discarded when they are made.
-            self.making.clear();
+            self.outdated.append(&mut self.making);
             self.failures = 0;
             self.retry_at = None;
         }
@@ -247,7 +253,9 @@ impl WarmPool {
         }
         // A template that failed last is tried one slot at a time.
         let making_max = if self.failures > 0 { 1 } else { MAKING_MAX };
-        while self.making.len() < making_max && self.ready.len() + self.making.len() < self.target.size {
+        while self.making.len() + self.outdated.len() < making_max
+            && self.ready.len() + self.making.len() < self.target.size
+        {
             let slot = fresh.sandbox_id();
             self.making.insert(slot);
             let shape = self.target.shape.clone();
@@ -255,3 +263,6 @@ impl WarmPool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

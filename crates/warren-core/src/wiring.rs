@@ -1,7 +1,7 @@
 //! Which output of one core becomes which input of another. The node's actors and the simulation
 //! deliver the same messages; they differ in how, never in what.
 
-use types::{HostId, Resources, SandboxId, Timestamp, WarrenError};
+use types::{ErrorCode, HostId, Resources, SandboxId, Timestamp, WarrenError};
 
 use crate::lifecycle::{self, Answer, Change, Observed, Ticket};
 use crate::placement::{Command, Kind, Outcome};
@@ -44,7 +44,7 @@ pub enum Message {
     Observe(SandboxId, Observed),
     /// Wake the pool at this time.
     WakePoolAt(Timestamp),
-    /// Wake a supervisor at this time.
+    /// Wake a supervisor at this time, whatever other times it has asked for.
     WakeSupervisorAt(SandboxId, Timestamp),
     /// Drop a supervisor; nothing is left of its sandbox here.
     Retire(SandboxId),
@@ -128,5 +128,44 @@ pub fn from_verdict(verdict: Verdict) -> Message {
         }
         Verdict::Pool(slot) => Message::Pool(warm_pool::Input::Adopted(slot)),
         Verdict::Bury { id, tombstone } => Message::Supervisor(id, lifecycle::Input::Bury { tombstone }),
+    }
+}
+
+/// Whether an input begins a supervisor where there is none. Any other finds one, or is for a sandbox
+/// that is gone: see [`undelivered`].
+#[must_use]
+pub fn begins(input: &lifecycle::Input) -> bool {
+    matches!(input, lifecycle::Input::Create { .. } | lifecycle::Input::Adopt { .. } | lifecycle::Input::Bury { .. })
+}
+
+/// What becomes of an input whose supervisor has retired meanwhile: whoever waits is told.
+#[must_use]
+pub fn undelivered(id: SandboxId, input: &lifecycle::Input) -> Option<Message> {
+    let gone = |code, message: &str| Err(WarrenError::new(code, message).with("id", id.as_str()));
+    let (ticket, answer) = match input {
+        lifecycle::Input::Destroy(ticket) => (ticket, Ok(Answer::Destroyed)),
+        lifecycle::Input::Stop(ticket) | lifecycle::Input::Start(ticket) => {
+            (ticket, gone(ErrorCode::NotFound, "there is no such sandbox"))
+        }
+        lifecycle::Input::Join(ticket) => (ticket, gone(ErrorCode::Gone, "what this idempotency key made is gone")),
+        _ => return None,
+    };
+    Some(Message::Answer(*ticket, answer))
+}
+
+/// Where somebody waits whose key made `winner` before.
+#[must_use]
+pub fn join(winner: SandboxId, ticket: Ticket) -> Message {
+    Message::Supervisor(winner, lifecycle::Input::Join(ticket))
+}
+
+/// Where the news goes that a container's first process ended; `supervised` says whether the slot has
+/// a supervisor by now.
+#[must_use]
+pub fn died(supervised: bool, slot: SandboxId, why: String) -> Message {
+    if supervised {
+        Message::Supervisor(slot, lifecycle::Input::Died { why })
+    } else {
+        Message::Pool(warm_pool::Input::Died(slot))
     }
 }

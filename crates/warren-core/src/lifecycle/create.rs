@@ -49,7 +49,7 @@ impl Lifecycle {
         out.push(Output::Propose(Kind::Place(Box::new(place.clone()))));
         let creating = self.creating(now, place, vec![plan.ticket], false);
         self.bring_up(creating, warm, out);
-        out.extend(now.checked_add_ms(CREATE_MS_MAX).map(Output::WakeAt));
+        self.wake_by(now, CREATE_MS_MAX, out);
     }
 
     /// The placement was committed in an earlier life and nothing of the user's has run.
@@ -57,6 +57,7 @@ impl Lifecycle {
         self.observe(Status::Creating, None, place.generation, out);
         let creating = self.creating(now, place, Vec::new(), true);
         self.bring_up(creating, true, out);
+        self.wake_by(now, CREATE_MS_MAX, out);
     }
 
     fn creating(&self, now: Timestamp, place: Place, tickets: Vec<Ticket>, placed: bool) -> Creating {
@@ -121,8 +122,7 @@ impl Lifecycle {
             _ => {
                 let tickets = std::mem::take(&mut creating.tickets);
                 let place = creating.place.clone();
-                self.set_up(now, place, out);
-                self.answer_all(tickets, Ok(Answer::Created(self.id)), out);
+                self.set_up(now, place, tickets, out);
                 None
             }
         };
@@ -192,7 +192,7 @@ impl Lifecycle {
         if let Stage::Creating(creating) = &mut self.stage {
             creating.dropped = true;
         }
-        out.extend(now.checked_add_ms(PROPOSE_AGAIN_MS).map(Output::WakeAt));
+        self.wake_by(now, PROPOSE_AGAIN_MS, out);
     }
 
     pub(super) fn wake_create(&mut self, now: Timestamp, out: &mut Vec<Output>) {

@@ -1,11 +1,12 @@
 //! The machine after a sandbox is up: stop, start, death, end.
 
+use std::collections::BTreeSet;
+
 use types::{ErrorCode, Generation, SandboxId, Status, Timestamp, WarrenError};
 
 use super::create::Creating;
 use super::{
-    Answer, Change, EXAMINE_AGAIN_MS, Input, LOOK_AGAIN_MS, Observed, Output, REMOVE_AGAIN_MS_MAX, REMOVE_AGAIN_MS_MIN,
-    Ticket,
+    Answer, Change, EXAMINE_AGAIN_MS, Input, Observed, Output, REMOVE_AGAIN_MS_MAX, REMOVE_AGAIN_MS_MIN, Ticket,
 };
 use crate::placement::{DestroyReason, Kind, Outcome, Place, Record, Wanted};
 use crate::step::{AgentState, Charge, Examined, Step, StepKind, StepResult};
@@ -19,6 +20,10 @@ pub struct Lifecycle {
     pub(super) running: Option<StepKind>,
     pub(super) waiting_destroy: Vec<Ticket>,
     pub(super) shown: Option<Observed>,
+    /// Its first process ended while a step was under way, before or after what that step did.
+    died: bool,
+    /// Calls that were asked for and have not come yet.
+    pub(super) wakes_due: BTreeSet<Timestamp>,
     #[cfg(feature = "planted-bugs")]
     /// Planted: a slot that was prepared and not placed goes back to the pool.
     pub bug_reuses_prepared: bool,
@@ -40,7 +45,7 @@ pub(super) enum Stage {
     /// On its way to `Down` (its wish committed first).
     Stopping { place: Place, tickets: Vec<Ticket>, committed: bool },
     /// On its way to `Up`.
-    Starting { place: Place, tickets: Vec<Ticket>, committed: bool },
+    Starting { place: Place, tickets: Vec<Ticket>, joined: Vec<Ticket>, committed: bool },
     /// Out of the map; its processes are being killed.
     Killing { generation: Generation, report: bool },
     /// Dead; its remains are being removed.
@@ -59,6 +64,8 @@ impl Lifecycle {
             running: None,
             waiting_destroy: Vec::new(),
             shown: None,
+            died: false,
+            wakes_due: BTreeSet::new(),
             #[cfg(feature = "planted-bugs")]
             bug_reuses_prepared: false,
         }
@@ -76,7 +83,7 @@ impl Lifecycle {
             Input::Applied { change } => self.applied(now, change, &mut out),
             Input::ProposalDropped => self.create_proposal_dropped(now, &mut out),
             Input::Step(kind, result) => self.step_ended(now, kind, result, &mut out),
-            Input::Died { why } => self.died(now, why, &mut out),
+            Input::Died { why } => self.died(why, &mut out),
             Input::Stop(ticket) => self.stop(ticket, &mut out),
             Input::Start(ticket) => self.start(ticket, &mut out),
             Input::Destroy(ticket) => self.destroy(ticket, &mut out),
@@ -88,6 +95,9 @@ impl Lifecycle {
 
     pub(super) fn run(&mut self, step: Step, out: &mut Vec<Output>) {
         assert!(self.running.is_none(), "{} has {:?} under way", self.id, self.running);
+        if matches!(step, Step::Make { .. } | Step::Start { .. }) {
+            self.died = false;
+        }
         self.running = Some(step.kind());
         out.push(Output::Run(step));
     }
@@ -118,10 +128,18 @@ impl Lifecycle {
         }
     }
 
-    pub(super) fn set_up(&mut self, now: Timestamp, place: Place, out: &mut Vec<Output>) {
+    /// It is up for all that its last step knows; `joined` are answered when it surely is.
+    pub(super) fn set_up(&mut self, now: Timestamp, place: Place, joined: Vec<Ticket>, out: &mut Vec<Output>) {
+        if std::mem::take(&mut self.died) {
+            // The news of its death came before the news that it was up; which happened first?
+            self.stage = Stage::Examining { place, wanted: Wanted::Running, joined };
+            self.run(Step::Examine, out);
+            return;
+        }
         self.observe(Status::Running, None, place.generation, out);
         self.stage = Stage::Up(place);
         self.look_again(now, out);
+        self.answer_all(joined, Ok(Answer::Created(self.id)), out);
     }
 
     fn set_down(&mut self, now: Timestamp, place: Place, why: Option<String>, out: &mut Vec<Output>) {
@@ -161,16 +179,19 @@ impl Lifecycle {
                     self.answer_all(joined, Err(WarrenError::new(ErrorCode::WrongState, why.clone())), out);
                     self.observe(Status::Error, Some(why.clone()), place.generation, out);
                     self.stage = Stage::Down(place, Some(why));
+                    self.look_again(now, out);
                 } else if wanted == Wanted::Stopped {
                     self.answer_all(joined, Ok(Answer::Created(self.id)), out);
                     self.stage = Stage::Stopping { place, tickets: Vec::new(), committed: true };
                     self.run(Step::Stop, out);
                 } else if matches!(state, AgentState::Active { .. }) {
-                    self.answer_all(joined, Ok(Answer::Created(self.id)), out);
-                    self.set_up(now, place, out);
+                    self.set_up(now, place, joined, out);
                 } else {
-                    let step = Self::activate(&place);
-                    self.stage = Stage::Starting { place, tickets: joined, committed: true };
+                    let step = match state {
+                        AgentState::Bare => Step::Prepare(Self::charge(&place)),
+                        AgentState::Prepared { .. } | AgentState::Active { .. } => Self::activate(&place),
+                    };
+                    self.stage = Stage::Starting { place, tickets: Vec::new(), joined, committed: true };
                     self.run(step, out);
                 }
             }
@@ -193,8 +214,13 @@ impl Lifecycle {
                     _ => "its container can not be asked".to_owned(),
                 };
                 self.observe(Status::Unreachable, Some(why), place.generation, out);
+                if let Some(expires_at) = place.expires_at.filter(|end| *end <= now) {
+                    // What can not be asked still ends in its time.
+                    let reason = DestroyReason::Expired { expires_at };
+                    out.push(Output::Propose(Kind::Destroy { id: self.id, reason }));
+                }
                 self.stage = Stage::Examining { place, wanted, joined };
-                out.extend(now.checked_add_ms(EXAMINE_AGAIN_MS).map(Output::WakeAt));
+                self.wake_by(now, EXAMINE_AGAIN_MS, out);
             }
         }
     }
@@ -234,8 +260,13 @@ impl Lifecycle {
                 self.answer_all(joined, Err(gone()), out);
                 place.generation
             }
-            Stage::Stopping { place, tickets, .. } | Stage::Starting { place, tickets, .. } => {
+            Stage::Stopping { place, tickets, .. } => {
                 self.answer_all(tickets, Err(gone()), out);
+                place.generation
+            }
+            Stage::Starting { place, tickets, joined, .. } => {
+                self.answer_all(tickets, Err(gone()), out);
+                self.answer_all(joined, Err(gone()), out);
                 place.generation
             }
             Stage::Up(place) | Stage::Down(place, _) => place.generation,
@@ -256,22 +287,23 @@ impl Lifecycle {
     }
 
     fn kept(&mut self, now: Timestamp, expires_at: Option<Timestamp>, out: &mut Vec<Output>) {
-        if let Stage::Up(place) | Stage::Down(place, _) = &mut self.stage {
+        if let Stage::Up(place) | Stage::Down(place, _) | Stage::Examining { place, .. } = &mut self.stage {
             place.expires_at = expires_at;
         }
         self.look_again(now, out);
     }
 
     fn wanted(&mut self, outcome: &Outcome, out: &mut Vec<Output>) {
-        let known = matches!(outcome, Outcome::Wanted(_));
+        // An earlier wish that was proposed twice may come late: only the one that is waited for counts.
         match &mut self.stage {
-            Stage::Stopping { committed, .. } if known && !*committed => {
+            Stage::Stopping { committed, .. } if *outcome == Outcome::Wanted(Wanted::Stopped) && !*committed => {
                 *committed = true;
                 self.run(Step::Stop, out);
             }
-            Stage::Starting { committed, .. } if known && !*committed => {
+            Stage::Starting { place, committed, .. } if *outcome == Outcome::Wanted(Wanted::Running) && !*committed => {
                 *committed = true;
-                self.run(Step::Start, out);
+                let resources = place.spec.resources;
+                self.run(Step::Start { resources }, out);
             }
             // Unknown means that it is out of the map, and its destroy was applied before this.
             _ => {}
@@ -293,7 +325,7 @@ impl Lifecycle {
                     self.run(Step::Kill, out);
                 } else if matches!(result, StepResult::Failed(_)) {
                     // Still alive for all we know: nobody is told that it is dead.
-                    out.extend(now.checked_add_ms(REMOVE_AGAIN_MS_MIN).map(Output::WakeAt));
+                    self.wake_by(now, REMOVE_AGAIN_MS_MIN, out);
                 } else {
                     self.answer_destroyed(out);
                     self.stage = Stage::Removing { generation, report, failures: 0 };
@@ -305,7 +337,7 @@ impl Lifecycle {
                 if matches!(result, StepResult::Failed(_)) {
                     let wait = REMOVE_AGAIN_MS_MIN.saturating_mul(1 << failures.min(16)).min(REMOVE_AGAIN_MS_MAX);
                     self.stage = Stage::Removing { generation, report, failures: failures.saturating_add(1) };
-                    out.extend(now.checked_add_ms(wait).map(Output::WakeAt));
+                    self.wake_by(now, wait, out);
                 } else if report {
                     self.stage = Stage::Reporting { generation };
                     out.push(Output::Propose(Kind::Removed { id: self.id, generation }));
@@ -322,18 +354,18 @@ impl Lifecycle {
 
     fn stop(&mut self, ticket: Ticket, out: &mut Vec<Output>) {
         match std::mem::replace(&mut self.stage, Stage::Idle) {
-            Stage::Up(place) => {
-                let (id, generation) = (self.id, place.generation);
-                out.push(Output::Propose(Kind::SetWanted { id, generation, wanted: Wanted::Stopped }));
-                self.stage = Stage::Stopping { place, tickets: vec![ticket], committed: false };
-            }
+            Stage::Up(place) => self.propose_stop(place, ticket, out),
             Stage::Stopping { place, mut tickets, committed } => {
                 tickets.push(ticket);
                 self.stage = Stage::Stopping { place, tickets, committed };
             }
-            Stage::Down(place, why) => {
-                self.stage = Stage::Down(place, why);
+            Stage::Down(place, None) => {
+                self.stage = Stage::Down(place, None);
                 out.push(Output::Answer(ticket, Ok(Answer::Stopped)));
+            }
+            // It ended by itself: the map still wants it running, and a wish that is answered is in the map.
+            Stage::Down(place, Some(_)) if self.shown.as_ref().is_some_and(|shown| shown.status == Status::Stopped) => {
+                self.propose_stop(place, ticket, out);
             }
             other => {
                 self.stage = other;
@@ -342,16 +374,22 @@ impl Lifecycle {
         }
     }
 
+    fn propose_stop(&mut self, place: Place, ticket: Ticket, out: &mut Vec<Output>) {
+        let (id, generation) = (self.id, place.generation);
+        out.push(Output::Propose(Kind::SetWanted { id, generation, wanted: Wanted::Stopped }));
+        self.stage = Stage::Stopping { place, tickets: vec![ticket], committed: false };
+    }
+
     fn start(&mut self, ticket: Ticket, out: &mut Vec<Output>) {
         match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Down(place, _) if self.shown.as_ref().is_none_or(|shown| shown.status == Status::Stopped) => {
                 let (id, generation) = (self.id, place.generation);
                 out.push(Output::Propose(Kind::SetWanted { id, generation, wanted: Wanted::Running }));
-                self.stage = Stage::Starting { place, tickets: vec![ticket], committed: false };
+                self.stage = Stage::Starting { place, tickets: vec![ticket], joined: Vec::new(), committed: false };
             }
-            Stage::Starting { place, mut tickets, committed } => {
+            Stage::Starting { place, mut tickets, joined, committed } => {
                 tickets.push(ticket);
-                self.stage = Stage::Starting { place, tickets, committed };
+                self.stage = Stage::Starting { place, tickets, joined, committed };
             }
             Stage::Up(place) => {
                 self.stage = Stage::Up(place);
@@ -370,9 +408,10 @@ impl Lifecycle {
         };
         if let StepResult::Failed(error) = result {
             // Whether it still runs is unknown: look.
+            self.observe(Status::Unreachable, Some(error.message.clone()), place.generation, out);
             self.answer_all(tickets, Err(error), out);
             self.stage = Stage::Examining { place, wanted: Wanted::Stopped, joined: Vec::new() };
-            out.extend(now.checked_add_ms(EXAMINE_AGAIN_MS).map(Output::WakeAt));
+            self.wake_by(now, EXAMINE_AGAIN_MS, out);
         } else {
             self.answer_all(tickets, Ok(Answer::Stopped), out);
             self.set_down(now, place, None, out);
@@ -380,31 +419,50 @@ impl Lifecycle {
     }
 
     fn start_ended(&mut self, now: Timestamp, kind: StepKind, result: StepResult, out: &mut Vec<Output>) {
-        let Stage::Starting { place, tickets, committed } = std::mem::replace(&mut self.stage, Stage::Idle) else {
+        let Stage::Starting { place, tickets, joined, committed } = std::mem::replace(&mut self.stage, Stage::Idle)
+        else {
             return;
         };
         match result {
             StepResult::Failed(error) => {
-                self.answer_all(tickets, Err(error.clone()), out);
-                self.set_down(now, place, Some(error.message), out);
+                // Whether it runs by now is unknown: look.
+                self.observe(Status::Unreachable, Some(error.message.clone()), place.generation, out);
+                self.answer_all(tickets, Err(error), out);
+                self.answer_all(joined, Ok(Answer::Created(self.id)), out);
+                self.stage = Stage::Examining { place, wanted: Wanted::Running, joined: Vec::new() };
+                self.wake_by(now, EXAMINE_AGAIN_MS, out);
             }
+            // Its agent is a new process, which knows nothing of the sandbox yet.
             _ if kind == StepKind::Start => {
+                let step = Step::Prepare(Self::charge(&place));
+                self.stage = Stage::Starting { place, tickets, joined, committed };
+                self.run(step, out);
+            }
+            _ if kind == StepKind::Prepare => {
                 let step = Self::activate(&place);
-                self.stage = Stage::Starting { place, tickets, committed };
+                self.stage = Stage::Starting { place, tickets, joined, committed };
                 self.run(step, out);
             }
             _ => {
                 self.answer_all(tickets, Ok(Answer::Started), out);
-                self.set_up(now, place, out);
+                self.set_up(now, place, joined, out);
             }
         }
     }
 
-    fn died(&mut self, now: Timestamp, why: String, out: &mut Vec<Output>) {
+    fn died(&mut self, why: String, out: &mut Vec<Output>) {
         match std::mem::replace(&mut self.stage, Stage::Idle) {
-            Stage::Up(place) => self.set_down(now, place, Some(why), out),
-            // While a step is under way its result tells; before that the slot is found dead by it.
-            other => self.stage = other,
+            // News travels: this may be of a process that a start has replaced since.
+            Stage::Up(place) => {
+                self.observe(Status::Unreachable, Some(why), place.generation, out);
+                self.stage = Stage::Examining { place, wanted: Wanted::Running, joined: Vec::new() };
+                self.run(Step::Examine, out);
+            }
+            // While a step is under way its result tells, unless it succeeded just before the death.
+            other => {
+                self.died = true;
+                self.stage = other;
+            }
         }
     }
 
@@ -426,8 +484,8 @@ impl Lifecycle {
     fn join(&mut self, ticket: Ticket, out: &mut Vec<Output>) {
         match &mut self.stage {
             Stage::Creating(creating) => creating.tickets.push(ticket),
-            Stage::Examining { joined, .. } => joined.push(ticket),
-            Stage::Up(_) | Stage::Down(..) | Stage::Stopping { .. } | Stage::Starting { .. } => {
+            Stage::Examining { joined, .. } | Stage::Starting { joined, .. } => joined.push(ticket),
+            Stage::Up(_) | Stage::Down(..) | Stage::Stopping { .. } => {
                 out.push(Output::Answer(ticket, Ok(Answer::Created(self.id))));
             }
             Stage::Idle | Stage::Killing { .. } | Stage::Removing { .. } | Stage::Reporting { .. } => {
@@ -435,49 +493,6 @@ impl Lifecycle {
                     .with("id", self.id.as_str());
                 out.push(Output::Answer(ticket, Err(error)));
             }
-        }
-    }
-
-    fn wake(&mut self, now: Timestamp, out: &mut Vec<Output>) {
-        if !self.waiting_destroy.is_empty() && !matches!(self.stage, Stage::Killing { .. }) {
-            out.push(Output::Propose(Kind::Destroy { id: self.id, reason: DestroyReason::Asked }));
-        }
-        match &self.stage {
-            Stage::Creating(_) => self.wake_create(now, out),
-            Stage::Up(_) | Stage::Down(..) => self.look_again(now, out),
-            Stage::Examining { .. } if self.running.is_none() => self.run(Step::Examine, out),
-            Stage::Stopping { place, committed: false, .. } => {
-                let (id, generation) = (self.id, place.generation);
-                out.push(Output::Propose(Kind::SetWanted { id, generation, wanted: Wanted::Stopped }));
-            }
-            Stage::Starting { place, committed: false, .. } => {
-                let (id, generation) = (self.id, place.generation);
-                out.push(Output::Propose(Kind::SetWanted { id, generation, wanted: Wanted::Running }));
-            }
-            Stage::Killing { .. } if self.running.is_none() => self.run(Step::Kill, out),
-            Stage::Removing { .. } if self.running.is_none() => self.run(Step::Remove, out),
-            Stage::Reporting { generation } => {
-                out.push(Output::Propose(Kind::Removed { id: self.id, generation: *generation }));
-            }
-            _ => {}
-        }
-    }
-
-    /// Ends it if its time has come, else asks to be called when it may have.
-    fn look_again(&mut self, now: Timestamp, out: &mut Vec<Output>) {
-        let (Stage::Up(place) | Stage::Down(place, _)) = &self.stage else {
-            return;
-        };
-        let Some(expires_at) = place.expires_at else {
-            return;
-        };
-        if expires_at <= now {
-            let reason = DestroyReason::Expired { expires_at };
-            out.push(Output::Propose(Kind::Destroy { id: self.id, reason }));
-            out.extend(now.checked_add_ms(LOOK_AGAIN_MS).map(Output::WakeAt));
-        } else {
-            let latest = now.checked_add_ms(LOOK_AGAIN_MS).unwrap_or(expires_at);
-            out.push(Output::WakeAt(expires_at.min(latest)));
         }
     }
 
@@ -491,6 +506,12 @@ impl Lifecycle {
     }
 
     fn refuse(&self, ticket: Ticket, verb: &str, out: &mut Vec<Output>) {
+        if matches!(self.stage, Stage::Idle | Stage::Killing { .. } | Stage::Removing { .. } | Stage::Reporting { .. })
+        {
+            let error = WarrenError::new(ErrorCode::NotFound, "sandbox not found");
+            out.push(Output::Answer(ticket, Err(error)));
+            return;
+        }
         let status = self.shown.as_ref().map_or("creating", |shown| shown.status.as_str());
         let error = WarrenError::new(ErrorCode::WrongState, format!("cannot {verb} a sandbox that is {status}"))
             .with("status", status);

@@ -5,6 +5,7 @@
 
 mod create;
 mod machine;
+mod wake;
 
 use std::sync::Arc;
 
@@ -134,7 +135,7 @@ pub enum Output {
     Answer(Ticket, Result<Answer, WarrenError>),
     /// Show this to those who ask.
     Observe(Observed),
-    /// Call again at this time.
+    /// Call again at this time. Each of these is a call of its own: a later one replaces no earlier one.
     WakeAt(Timestamp),
     /// Nothing is left to do; the machine can be dropped.
     Finished,
@@ -168,3 +169,6 @@ pub struct Observed {
     /// In which generation.
     pub generation: Generation,
 }
+
+#[cfg(test)]
+mod tests;

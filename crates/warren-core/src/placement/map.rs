@@ -44,6 +44,15 @@ pub struct Tombstone {
     pub generation: Generation,
 }
 
+/// What the sandboxes of one owner are promised, kept up to date so that a create need not add it up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Sandboxes.
+    pub sandboxes: u64,
+    /// Bytes of memory.
+    pub memory: u64,
+}
+
 /// The replicated map. Cheap to clone: a published copy shares its structure with the next one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Placement {
@@ -57,6 +66,8 @@ pub struct Placement {
     /// Keys by their time of use, oldest first, so that forgetting costs only what is forgotten.
     pub(super) keys_by_use: OrdMap<(Timestamp, [u8; 32]), ()>,
     pub(super) tombstones: OrdMap<SandboxId, Tombstone>,
+    /// Follows from `sandboxes`.
+    pub(super) loads: OrdMap<HostId, Load>,
 }
 
 impl Placement {
@@ -82,6 +93,19 @@ impl Placement {
     #[must_use]
     pub fn get(&self, id: &SandboxId) -> Option<&Record> {
         self.sandboxes.get(id)
+    }
+
+    /// Who owns a sandbox, or has to remove it.
+    #[must_use]
+    pub fn owner(&self, id: &SandboxId) -> Option<&HostId> {
+        let placed = self.sandboxes.get(id).map(|record| &record.place.owner);
+        placed.or_else(|| self.tombstones.get(id).map(|tombstone| &tombstone.owner))
+    }
+
+    /// What the sandboxes of one owner are promised.
+    #[must_use]
+    pub fn load(&self, owner: &HostId) -> Load {
+        self.loads.get(owner).copied().unwrap_or_default()
     }
 
     /// All sandboxes, newest first.
@@ -182,8 +206,7 @@ impl Placement {
         }
         let record =
             Record { place: place.clone(), wanted: Wanted::Running, created_at: self.clock, created_index: index };
-        self.sandboxes.insert(place.id, record);
-        self.order.insert(index, place.id);
+        self.insert(record);
         Outcome::Placed { generation: place.generation }
     }
 
@@ -225,6 +248,8 @@ impl Placement {
             Some(record) if record.place.generation == generation => {
                 if let Some(scope) = record.place.key.as_ref().map(|key| key.scope)
                     && let Some(key) = self.keys.get_mut(&scope)
+                    // The key may have been forgotten since and be another sandbox's by now.
+                    && key.sandbox == *id
                 {
                     key.failure = Some(failure.clone());
                 }
@@ -235,11 +260,28 @@ impl Placement {
         }
     }
 
+    /// Puts a sandbox into the map and everything that follows from it.
+    pub(super) fn insert(&mut self, record: Record) {
+        let place = &record.place;
+        let load = self.loads.entry(place.owner.clone()).or_default();
+        load.sandboxes += 1;
+        load.memory = load.memory.saturating_add(place.spec.resources.memory);
+        self.order.insert(record.created_index, place.id);
+        self.sandboxes.insert(place.id, record);
+    }
+
     /// Takes a sandbox out of the map and leaves its owner the duty to remove what it left.
     fn bury(&mut self, id: &SandboxId) {
         if let Some(record) = self.sandboxes.remove(id) {
             self.order.remove(&record.created_index);
             let place = record.place;
+            if let Some(load) = self.loads.get_mut(&place.owner) {
+                load.sandboxes = load.sandboxes.saturating_sub(1);
+                load.memory = load.memory.saturating_sub(place.spec.resources.memory);
+                if load.sandboxes == 0 {
+                    self.loads.remove(&place.owner);
+                }
+            }
             let tombstone = Tombstone { owner: place.owner, slot: place.slot, generation: place.generation };
             self.tombstones.insert(*id, tombstone);
         }

@@ -8,9 +8,12 @@ mod outcome;
 mod wire;
 
 pub use command::{Command, DestroyReason, Failure, Kind, Place, Wanted};
-pub use map::{KeyRecord, Placement, Record, Tombstone};
+pub use map::{KeyRecord, Load, Placement, Record, Tombstone};
 pub use outcome::{Outcome, Refusal};
 pub use wire::{DecodeError, decode, decode_snapshot, encode, encode_snapshot};
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod wire_tests;

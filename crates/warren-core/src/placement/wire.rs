@@ -140,11 +140,8 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<Placement, DecodeError> {
     for record in snapshot.sandboxes {
         let wanted = wanted_in(record.wanted())?;
         let place = place_in(record.place.ok_or(DecodeError::Unknown("place"))?)?;
-        map.order.insert(record.created_index, place.id);
-        map.sandboxes.insert(
-            place.id,
-            Record { place, wanted, created_at: Timestamp(record.created_ms), created_index: record.created_index },
-        );
+        let created_at = Timestamp(record.created_ms);
+        map.insert(Record { place, wanted, created_at, created_index: record.created_index });
     }
     for record in snapshot.keys {
         let key = key_in(record.key.ok_or(DecodeError::Unknown("key"))?)?;
