@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use runtime::agent::{Activation, AgentClient, AgentError, AgentStage, AgentStatus, Identity};
+use runtime::agent::{Activation, AgentClient, AgentError, AgentStage, AgentStatus, Farewell, Identity};
 use runtime::slot::StopError;
 use runtime::{Engine, ImageFacts, MakeSlotError, Slot, SlotOrder};
 use types::{ErrorCode, Generation, Resources, SandboxId, SandboxSpec, WarrenError};
@@ -26,7 +26,10 @@ const IMAGES_REMEMBERED_MAX: usize = 1_024;
 
 /// The running containers of this node, by id: what an exec needs, without asking anybody.
 #[derive(Default)]
-pub struct Slots(RwLock<HashMap<SandboxId, Held>>);
+pub struct Slots {
+    held: RwLock<HashMap<SandboxId, Held>>,
+    farewell: Farewell,
+}
 
 struct Held {
     slot: Slot,
@@ -37,30 +40,35 @@ struct Held {
 impl Slots {
     /// A client of the agent in this slot.
     pub fn agent(&self, id: &SandboxId) -> Option<AgentClient> {
-        self.0.read().get(id).map(|held| held.slot.agent())
+        self.held.read().get(id).map(|held| held.slot.agent().with_farewell(self.farewell.clone()))
+    }
+
+    /// This process ends in good order: commands under way live on.
+    pub fn say_farewell(&self) {
+        self.farewell.say();
     }
 
     fn get(&self, id: &SandboxId) -> Option<(Slot, Resources)> {
-        self.0.read().get(id).map(|held| (held.slot.clone(), held.limits))
+        self.held.read().get(id).map(|held| (held.slot.clone(), held.limits))
     }
 
     fn put(&self, slot: Slot, limits: Resources) {
-        self.0.write().insert(slot.id, Held { slot, limits });
+        self.held.write().insert(slot.id, Held { slot, limits });
     }
 
     fn set_limits(&self, id: &SandboxId, limits: Resources) {
-        if let Some(held) = self.0.write().get_mut(id) {
+        if let Some(held) = self.held.write().get_mut(id) {
             held.limits = limits;
         }
     }
 
     fn take(&self, id: &SandboxId) {
-        self.0.write().remove(id);
+        self.held.write().remove(id);
     }
 
     /// Takes a slot out if this process is still the one it holds.
     fn take_dead(&self, id: &SandboxId, pid: u32) -> bool {
-        let mut slots = self.0.write();
+        let mut slots = self.held.write();
         let ours = slots.get(id).is_some_and(|held| held.slot.pid() == pid);
         if ours {
             slots.remove(id);

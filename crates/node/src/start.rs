@@ -118,6 +118,9 @@ async fn live(config: NodeConfig, version: VersionFacts) -> anyhow::Result<ExitR
     };
     tracing::info!(?reason, "ending");
     node.hub.set_closed(Some("the node is ending".to_owned()));
+    if !node.config.destroy_on_exit {
+        node.operations.slots.say_farewell();
+    }
     door.stop(true).await;
     if reason == ExitReason::Signal && node.config.destroy_on_exit {
         node.destroy_all().await?;

@@ -1,5 +1,7 @@
 //! The client, and the calls that concern the agent itself.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use proto::agent::agent_frame::Frame;
@@ -22,6 +24,24 @@ const READY_PAUSE_MAX: Duration = Duration::from_millis(10);
 #[derive(Clone, Debug)]
 pub struct AgentClient {
     pub(super) address: AgentAddress,
+    pub(super) farewell: Farewell,
+}
+
+/// Said when this process ends in good order: calls that are cut off from then on are not given up
+/// by anybody, so they cancel nothing, just as if the process had been killed.
+#[derive(Clone, Debug, Default)]
+pub struct Farewell(Arc<AtomicBool>);
+
+impl Farewell {
+    /// Says it.
+    pub fn say(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it was said.
+    pub fn said(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 /// How far an agent is.
@@ -77,7 +97,14 @@ pub struct Activation {
 impl AgentClient {
     /// A client for the agent at this address.
     pub fn new(address: AgentAddress) -> Self {
-        Self { address }
+        Self { address, farewell: Farewell::default() }
+    }
+
+    /// The same client, whose commands outlive this process once the farewell is said.
+    #[must_use]
+    pub fn with_farewell(mut self, farewell: Farewell) -> Self {
+        self.farewell = farewell;
+        self
     }
 
     /// Where the agent is.

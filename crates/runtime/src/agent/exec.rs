@@ -166,7 +166,7 @@ impl AgentClient {
             rows: terminal.map_or(0, |size| size.rows.into()),
         };
         let connection = Connection::open(&self.address, generation, Operation::Exec(exec)).await?;
-        let mut stream = ExecStream::new(connection);
+        let mut stream = ExecStream::new(connection, self.farewell.clone());
         stream.await_start(START_TIMEOUT).await?;
         Ok(stream)
     }

@@ -16,6 +16,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
 use super::connection::{Connection, frame_name, next_frame, within};
+use super::control::Farewell;
 use super::error::AgentError;
 use super::exec::{ExecEvent, OutputStream, TerminalSize};
 
@@ -65,10 +66,11 @@ pub struct ExecOutput {
     stdout_offset: u64,
     stderr_offset: u64,
     cancel_on_drop: bool,
+    farewell: Farewell,
 }
 
 impl ExecStream {
-    pub(super) fn new(connection: Connection) -> Self {
+    pub(super) fn new(connection: Connection, farewell: Farewell) -> Self {
         let (stream, frames) = connection.into_parts();
         let shared = Arc::new(Shared {
             stream,
@@ -83,6 +85,7 @@ impl ExecStream {
             stdout_offset: 0,
             stderr_offset: 0,
             cancel_on_drop: true,
+            farewell,
         };
         Self { input: ExecInput { shared }, output }
     }
@@ -257,7 +260,7 @@ impl ExecOutput {
 impl Drop for ExecOutput {
     fn drop(&mut self) {
         let shared = &self.shared;
-        if !self.cancel_on_drop || shared.ended.swap(true, Ordering::AcqRel) {
+        if !self.cancel_on_drop || self.farewell.said() || shared.ended.swap(true, Ordering::AcqRel) {
             return;
         }
         shared.progress.notify_waiters();
