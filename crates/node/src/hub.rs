@@ -87,6 +87,9 @@ impl Hub {
 
     /// Opens the node for new sandboxes, or closes it for a reason.
     pub fn set_closed(&self, reason: Option<String>) {
+        if reason.is_none() {
+            kill_point::opened();
+        }
         *self.closed.borrow_mut() = reason;
     }
 

@@ -1,6 +1,8 @@
 //! Names the steps at which tests kill the node, so that every row of the crash tables is tried on
 //! the real thing. Release builds have none of it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 /// The variable that names a point, or a point and a count: `create.placed` or `create.placed:3`.
 #[cfg(debug_assertions)]
 const VARIABLE: &str = "WARREN_KILL_AT";
@@ -9,7 +11,7 @@ const VARIABLE: &str = "WARREN_KILL_AT";
 #[cfg(debug_assertions)]
 pub fn reached(point: &str) {
     use std::sync::OnceLock;
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
 
     static WANTED: OnceLock<Option<(String, AtomicU32)>> = OnceLock::new();
     let wanted = WANTED.get_or_init(|| {
@@ -49,9 +51,21 @@ pub fn stepped(kind: warren_core::step::StepKind) {
     });
 }
 
-/// The kill point after a command is applied and before anybody acts on it.
+/// Set once this life takes new sandboxes.
+static OPEN: AtomicBool = AtomicBool::new(false);
+
+/// The node takes new sandboxes from here on.
+pub fn opened() {
+    OPEN.store(true, Ordering::Relaxed);
+}
+
+/// The kill point after a command is applied and before anybody acts on it. What an earlier life
+/// applied is applied again at each start, and does not count.
 pub fn applied(change: &warren_core::lifecycle::Change) {
     use warren_core::lifecycle::Change;
+    if !OPEN.load(Ordering::Relaxed) {
+        return;
+    }
     reached(match change {
         Change::Place(_) => "create.placed",
         Change::Wanted(_) => "wanted.committed",

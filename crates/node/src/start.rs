@@ -234,13 +234,20 @@ impl Node {
                 }
                 let left = self.room.engine().list_ours().await?;
                 if left.is_empty() {
-                    return anyhow::Ok(());
+                    break;
                 }
                 for found in left {
                     tracing::info!(slot = %found.id, "still there, removing it");
                     self.hub.deliver(Message::Discard(found.id));
                 }
             }
+            // The last conmon ends a moment after its container, and the cgroup with it.
+            let parent = &self.room.engine().config().cgroup_parent;
+            while let Err(error) = runtime::cgroup::remove_empty_parent(parent) {
+                anyhow::ensure!(error.kind() == std::io::ErrorKind::ResourceBusy, "cannot remove {parent}: {error}");
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            anyhow::Ok(())
         };
         tokio::time::timeout(DESTROY_WITHIN, gone).await.context("not everything could be destroyed in time")?
     }
