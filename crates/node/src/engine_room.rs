@@ -15,6 +15,7 @@ use types::{ErrorCode, Generation, Resources, SandboxId, SandboxSpec, WarrenErro
 use warren_core::step::{AgentState, Charge, Examined, Step, StepKind, StepResult, step_error};
 
 use crate::hub::Hub;
+use crate::kill_point;
 use crate::ledger::Ledger;
 use crate::seal::SecretsKey;
 
@@ -110,7 +111,6 @@ impl EngineRoom {
 
     /// Carries out one step on one container.
     pub async fn run(&self, hub: &Rc<Hub>, id: SandboxId, step: Step) -> StepResult {
-        let kind = step.kind();
         let done = match step {
             Step::Make { shape, resources } => self.make(hub, id, shape, resources).await,
             Step::Prepare(charge) => self.prepare(id, charge).await,
@@ -123,10 +123,7 @@ impl EngineRoom {
         };
         match done {
             Ok(()) => StepResult::Done,
-            Err(error) => {
-                tracing::warn!(sandbox = %id, step = ?kind, %error, details = ?error.details, "step failed");
-                StepResult::Failed(error)
-            }
+            Err(error) => StepResult::Failed(error),
         }
     }
 
@@ -143,6 +140,8 @@ impl EngineRoom {
             // What an earlier try left under this name. Nothing of the user's ran in it, else it
             // would not be made again.
             self.slots.take(&id);
+            // First: a mark without a container would be taken for files that were lost.
+            self.ledger.unmark(id).map_err(|error| step_error(StepKind::Make, error))?;
             self.engine.remove(id).await.map_err(|error| step_error(StepKind::Make, error))?;
             made = self.engine.make_slot(order).await;
         }
@@ -203,6 +202,7 @@ impl EngineRoom {
         };
         // Before the agent is told: from here on user code may have run.
         self.ledger.mark(id).map_err(|error| failed(&error))?;
+        kill_point::reached("create.marked");
         match slot.agent().activate(&identity(id, charge), activation).await {
             Ok(()) => Ok(()),
             Err(AgentError::Refused { message, field, .. }) => {

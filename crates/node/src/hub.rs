@@ -156,8 +156,9 @@ impl Hub {
             if let StepResult::Failed(error) = &result {
                 tracing::warn!(sandbox = %slot, step = ?kind, %error, "step failed");
             }
-            if requester == Requester::Supervisor {
-                kill_point::stepped(kind);
+            match requester {
+                Requester::Supervisor => kill_point::stepped(kind),
+                Requester::Pool => kill_point::reached("slot.made"),
             }
             hub.deliver(wiring::step_ended(requester, slot, kind, result));
         });

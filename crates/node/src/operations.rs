@@ -28,6 +28,7 @@ use crate::answers::Answers;
 use crate::config::NodeConfig;
 use crate::engine_room::Slots;
 use crate::hub::{fresh_sandbox_id, now};
+use crate::kill_point;
 use crate::seal::SecretsKey;
 use crate::view::View;
 
@@ -278,11 +279,9 @@ impl Operations for NodeOperations {
         let output_max = request.max_output;
         // Named now, so that later calls can come back to it.
         let exec_id = fresh_sandbox_id().to_string();
-        agent
-            .run(generation.0, exec_request(exec_id, request), stdin, output_max)
-            .await
-            .map(exec_outcome)
-            .map_err(|error| self.in_context(id, exec_error(&error)))
+        let ended = agent.run(generation.0, exec_request(exec_id, request), stdin, output_max).await;
+        kill_point::reached("exec.answered");
+        ended.map(exec_outcome).map_err(|error| self.in_context(id, exec_error(&error)))
     }
 
     async fn read_file(&self, id: SandboxId, path: &str, range: Option<ByteRange>) -> Result<Download, WarrenError> {

@@ -30,6 +30,7 @@ use crate::config::NodeConfig;
 use crate::engine_room::{EngineRoom, Slots};
 use crate::hub::{Hub, now};
 use crate::identity::Identity;
+use crate::kill_point;
 use crate::ledger::Ledger;
 use crate::operations::NodeOperations;
 use crate::view::View;
@@ -92,6 +93,7 @@ async fn live(config: NodeConfig, version: VersionFacts) -> anyhow::Result<ExitR
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let identity = Identity::open(&config.data_dir)?;
+    kill_point::reached("node.identified");
     tracing::info!(node = %identity.host, cluster = %identity.cluster, incarnation = identity.incarnation.0, "starting");
     // Bound first: a port that is taken is told before anything is made.
     let listener = listen(&config).with_context(|| format!("listen: cannot bind {}", config.listen))?;
@@ -184,7 +186,9 @@ impl Node {
         let scheduler = Scheduler::new(Rc::clone(&hub), capacity(&config)?).start();
 
         begin_life(&consensus, &identity).await?;
+        kill_point::reached("node.up");
         adopt(&hub, &room, &view, &shape).await?;
+        kill_point::reached("node.swept");
         hub.deliver(Message::Pool(warm_pool::Input::Open));
         hub.set_closed(None);
 

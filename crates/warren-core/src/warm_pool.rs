@@ -15,7 +15,7 @@ pub const MAKING_MAX: usize = 2;
 pub const RETRY_MS_MIN: u64 = 1_000;
 
 /// Milliseconds between tries of a template that keeps failing.
-pub const RETRY_MS_MAX: u64 = 300_000;
+pub const RETRY_MS_MAX: u64 = 60_000;
 
 /// Failures in a row after which the pool makes nothing until somebody asks for a sandbox.
 pub const FAILURES_MAX: u32 = 8;

@@ -13,6 +13,7 @@ use types::{ErrorCode, HostId, WarrenError};
 use warren_core::placement::{self, Command, Outcome, Placement};
 use warren_core::wiring;
 
+use super::CONSENSUS_MAILBOX;
 use super::follower::Deliver;
 use crate::kill_point;
 use crate::start::{ExitReason, Exits};
@@ -271,6 +272,7 @@ impl Actor for ConsensusActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(CONSENSUS_MAILBOX);
         ctx.run_interval(TICK, Self::tick);
         self.feed(Input::Tick, ctx);
     }
@@ -280,10 +282,14 @@ impl Handler<Propose> for ConsensusActor {
     type Result = ();
 
     fn handle(&mut self, Propose(command): Propose, ctx: &mut Self::Context) {
-        let place = matches!(command.kind, placement::Kind::Place(_));
+        let point = match command.kind {
+            placement::Kind::Place(_) => Some("create.proposed"),
+            placement::Kind::Destroy { .. } => Some("destroy.proposed"),
+            _ => None,
+        };
         self.propose(Pending { command, tell: None }, ctx);
-        if place {
-            kill_point::reached("create.proposed");
+        if let Some(point) = point {
+            kill_point::reached(point);
         }
     }
 }

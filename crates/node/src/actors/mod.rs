@@ -13,3 +13,7 @@ pub const FOLLOWER_MAILBOX: usize = 4_096;
 
 /// Creates that wait for the scheduler.
 pub const SCHEDULER_MAILBOX: usize = 4_096;
+
+/// Barriers that wait for consensus: each is one waiting HTTP request. Proposals and reports from the
+/// disk are not bounded by it.
+pub const CONSENSUS_MAILBOX: usize = 4_096;
