@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use types::spec::SlotShape;
-use types::{Resources, SandboxId, Timestamp, WarrenError};
+use types::{ErrorCode, Resources, SandboxId, Timestamp, WarrenError};
 
 use crate::FreshIds;
 use crate::lifecycle::CreatePlan;
@@ -89,6 +89,8 @@ pub struct WarmPool {
     making: BTreeSet<SandboxId>,
     /// Slots under way for a target that has changed since: made in vain, but they keep the engine busy.
     outdated: BTreeSet<SandboxId>,
+    /// Slots under way that have died already.
+    dead: BTreeSet<SandboxId>,
     failures: u32,
     retry_at: Option<Timestamp>,
     last_error: Option<WarrenError>,
@@ -109,6 +111,7 @@ impl WarmPool {
             ready: VecDeque::new(),
             making: BTreeSet::new(),
             outdated: BTreeSet::new(),
+            dead: BTreeSet::new(),
             failures: 0,
             retry_at: None,
             last_error: None,
@@ -156,40 +159,61 @@ impl WarmPool {
             Input::Claim(plan) => self.claim(fresh, plan, &mut out),
             Input::Adopted(slot) => self.take_in(slot, &mut out),
             Input::Made(slot) => {
-                if self.making.remove(&slot) {
+                let dead = self.dead.remove(&slot);
+                if !self.making.contains(&slot) {
+                    self.outdated.remove(&slot);
+                    out.push(Output::Discard(slot));
+                } else if dead {
+                    let error = WarrenError::new(ErrorCode::Internal, "the slot died as soon as it was made");
+                    self.make_failed(now, slot, error, &mut out);
+                } else {
+                    self.making.remove(&slot);
                     self.failures = 0;
                     self.retry_at = None;
                     self.last_error = None;
                     self.take_in(slot, &mut out);
-                } else {
-                    self.outdated.remove(&slot);
-                    out.push(Output::Discard(slot));
                 }
             }
             Input::MakeFailed(slot, error) => {
-                out.push(Output::Discard(slot));
-                if self.making.remove(&slot) {
-                    self.failures = self.failures.saturating_add(1);
-                    let wait = RETRY_MS_MIN.saturating_mul(1 << (self.failures - 1).min(20)).min(RETRY_MS_MAX);
-                    self.retry_at = now.checked_add_ms(wait);
-                    self.last_error = Some(error);
-                    out.extend(self.retry_at.map(Output::WakeAt));
-                } else {
-                    // Its failure says nothing about the present target.
-                    self.outdated.remove(&slot);
-                }
+                self.dead.remove(&slot);
+                self.make_failed(now, slot, error, &mut out);
             }
             Input::Died(slot) => {
                 if let Some(at) = self.ready.iter().position(|ready| *ready == slot) {
                     self.ready.remove(at);
                     out.push(Output::Discard(slot));
+                } else if self.making.contains(&slot) || self.outdated.contains(&slot) {
+                    // The news that it was made is still on its way.
+                    self.dead.insert(slot);
                 }
             }
-            Input::Wake => {}
+            Input::Wake => self.wake(now, &mut out),
             Input::Retarget(target) => self.retarget(target, &mut out),
         }
         self.refill(now, fresh, &mut out);
         out
+    }
+
+    fn make_failed(&mut self, now: Timestamp, slot: SandboxId, error: WarrenError, out: &mut Vec<Output>) {
+        out.push(Output::Discard(slot));
+        if self.making.remove(&slot) {
+            self.failures = self.failures.saturating_add(1);
+            let wait = RETRY_MS_MIN.saturating_mul(1 << (self.failures - 1).min(20)).min(RETRY_MS_MAX);
+            self.retry_at = now.checked_add_ms(wait);
+            self.last_error = Some(error);
+            out.extend(self.retry_at.map(Output::WakeAt));
+        } else {
+            // Its failure says nothing about the present target.
+            self.outdated.remove(&slot);
+        }
+    }
+
+    /// Where the wall clock was set back, the call comes before its time and another one is needed.
+    fn wake(&mut self, now: Timestamp, out: &mut Vec<Output>) {
+        if let Some(at) = self.retry_at.filter(|at| now < *at) {
+            self.retry_at = now.checked_add_ms(RETRY_MS_MAX).map(|latest| at.min(latest));
+            out.extend(self.retry_at.map(Output::WakeAt));
+        }
     }
 
     fn claim(&mut self, fresh: &mut dyn FreshIds, plan: Box<CreatePlan>, out: &mut Vec<Output>) {

@@ -238,8 +238,11 @@ fn a_failing_template_backs_off_stops_and_is_tried_again_when_somebody_asks() {
         failed b
           discard b
           wake at 2000
+        # Called before its time, as after the wall clock was set back: it asks again.
         at 999
+          wake at 2000
         at 1999
+          wake at 2000
         at 2000
           make c of i1
         failed c
@@ -264,16 +267,16 @@ fn a_failing_template_backs_off_stops_and_is_tried_again_when_somebody_asks() {
           make g of i1
         failed g
           discard g
-          wake at 126000
+          wake at 122000
         pool
           ready [], 0 warm, 0 cold, internal of the test
-        at 126000
+        at 122000
           make h of i1
         failed h
           discard h
-          wake at 254000
+          wake at 182000
         # Eight in a row: it gives up.
-        at 254000
+        at 182000
         at 9999999
         # Somebody wants it: one more try, one at a time.
         claim
@@ -281,7 +284,7 @@ fn a_failing_template_backs_off_stops_and_is_tried_again_when_somebody_asks() {
           make j of i1
         failed j
           discard j
-          wake at 10127999
+          wake at 10059999
         at 99999999
         claim
           give k cold to 2
@@ -309,6 +312,7 @@ fn a_claim_does_not_shorten_the_wait_of_a_failing_template() {
         claim
           give b cold to 1
         at 500
+          wake at 1000
         at 1000
           make c of i1
         ",
@@ -421,19 +425,24 @@ fn a_slot_that_died_is_discarded_and_replaced() {
         "
         open
           make a of i1
-        # Under way: the end of its making tells.
+        # Under way: the news of its death came before the news that it was made.
         died a
         made a
-        died a
           discard a
+          wake at 1000
+        at 1000
           make b of i1
-        died a
         made b
-        claim
-          give b warm to 1
-          make c of i1
-        # Given: its supervisor is told.
         died b
+          discard b
+          make c of i1
+        died b
+        made c
+        claim
+          give c warm to 1
+          make d of i1
+        # Given: its supervisor is told.
+        died c
         ",
     );
 }
