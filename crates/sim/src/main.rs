@@ -1,0 +1,78 @@
+//! Runs seeds, or one seed with its trace.
+
+use std::io::Write as _;
+use std::ops::Range;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, ValueEnum};
+
+/// Deterministic simulation of a node.
+#[derive(Parser)]
+struct Args {
+    /// One seed.
+    #[arg(long, conflicts_with = "seeds")]
+    seed: Option<u64>,
+    /// Seeds from A up to but without B, as `A..B`.
+    #[arg(long, value_parser = range)]
+    seeds: Option<Range<u64>>,
+    /// Print what happens.
+    #[arg(long)]
+    trace: bool,
+    /// Plant a bug.
+    #[arg(long)]
+    bug: Option<Plant>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Plant {
+    AnswerBeforeFlush,
+    HandsOutTwice,
+    ReusesPrepared,
+}
+
+fn range(text: &str) -> Result<Range<u64>, anyhow::Error> {
+    let (from, to) = text.split_once("..").context("want A..B")?;
+    Ok(from.parse()?..to.parse()?)
+}
+
+/// Whoever reads may stop reading.
+fn print_lines(lines: &[String]) {
+    let mut out = std::io::stdout().lock();
+    let _ = lines.iter().try_for_each(|line| writeln!(out, "{line}"));
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let seeds = match (args.seed, args.seeds) {
+        (Some(seed), _) => seed..seed + 1,
+        (None, Some(seeds)) => seeds,
+        (None, None) => 0..200,
+    };
+    let bug = args.bug.map(|plant| match plant {
+        Plant::AnswerBeforeFlush => sim::Bug::AnswerBeforeFlush,
+        Plant::HandsOutTwice => sim::Bug::HandsOutTwice,
+        Plant::ReusesPrepared => sim::Bug::ReusesPrepared,
+    });
+    let mut failed = 0;
+    let (mut events, mut lives) = (0, 0);
+    let count = seeds.clone().count();
+    for seed in seeds {
+        let report = sim::run(seed, bug, args.trace);
+        print_lines(&report.lines);
+        events += report.events;
+        lives += report.lives;
+        if count == 1 || report.violation.is_some() {
+            println!(
+                "seed {seed}: {} events, {} lives, {} virtual seconds, trace {:016x}",
+                report.events, report.lives, report.seconds, report.hash
+            );
+        }
+        if let Some(violation) = report.violation {
+            failed += 1;
+            println!("  {violation}");
+        }
+    }
+    println!("{count} seeds, {events} events, {lives} lives, {failed} failed");
+    if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}

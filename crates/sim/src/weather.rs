@@ -1,0 +1,115 @@
+//! How one seed's world behaves: what fails, how often, and how long things take.
+
+use crate::rng::Rng;
+
+/// A bug that is planted to prove that it is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Bug {
+    /// The disk reports a batch as durable when it is written, not when it is flushed.
+    AnswerBeforeFlush,
+    /// The pool leaves a slot in its list when it hands it out.
+    HandsOutTwice,
+    /// A slot that was prepared and not placed goes back to the pool.
+    ReusesPrepared,
+}
+
+/// What fails and how often, in parts per million, and how long things take, in microseconds. Each seed draws its
+/// own, and leaves some faults out altogether: a fault that is everywhere hides the others.
+#[derive(Debug, Clone)]
+pub struct Weather {
+    /// A crash instead of the next event.
+    pub crash_ppm: u64,
+    /// A step fails, before its effect, half way or after it.
+    pub step_fails_ppm: u64,
+    /// A step that fails does so by its time-out.
+    pub step_hangs_ppm: u64,
+    /// A flush fails.
+    pub flush_fails_ppm: u64,
+    /// A proposal finds consensus' mailbox full.
+    pub proposal_dropped_ppm: u64,
+    /// The list of containers fails.
+    pub list_fails_ppm: u64,
+    /// Time between two containers that die by themselves; zero for none.
+    pub death_every_us: u64,
+    /// A container dies just when a step on it ends.
+    pub death_at_end_ppm: u64,
+    /// Time between two settings of the wall clock; zero for none.
+    pub clock_set_every_us: u64,
+    /// News of a death takes at most this long.
+    pub news_us_max: u64,
+    /// A flush takes at most this long.
+    pub flush_us_max: u64,
+    /// A message between cores takes at most this long.
+    pub hop_us_max: u64,
+    /// Messages to different cores may overtake each other.
+    pub reorders: bool,
+    /// Time between two changes of the template's image; zero for none.
+    pub retarget_every_us: u64,
+    /// Time between two spells in which the template's image can not be made; zero for none.
+    pub broken_every_us: u64,
+    /// Entries between two snapshots of the map.
+    pub snapshot_every: u64,
+    /// Slots of the warm pool.
+    pub pool_size: usize,
+    /// Clients.
+    pub clients: usize,
+    /// Mean pause of a client between two requests.
+    pub think_us: u64,
+    /// The planted bug.
+    pub bug: Option<Bug>,
+}
+
+impl Weather {
+    /// The weather of one seed.
+    pub fn draw(rng: &mut Rng, bug: Option<Bug>) -> Self {
+        let mut sometimes = |value: u64| if rng.chance(700_000) { rng.between(1, value) } else { 0 };
+        let crash_ppm = sometimes(8_000);
+        let step_fails_ppm = sometimes(150_000);
+        let step_hangs_ppm = sometimes(200_000);
+        let flush_fails_ppm = sometimes(10_000);
+        let proposal_dropped_ppm = sometimes(100_000);
+        let list_fails_ppm = sometimes(300_000);
+        let death_every_us = sometimes(8_000_000);
+        let death_at_end_ppm = sometimes(150_000);
+        let clock_set_every_us = if sometimes(2) == 2 { 15_000_000 } else { 0 };
+        let retarget_every_us = sometimes(20_000_000);
+        let broken_every_us = sometimes(40_000_000);
+        Self {
+            crash_ppm,
+            step_fails_ppm,
+            step_hangs_ppm,
+            flush_fails_ppm,
+            proposal_dropped_ppm,
+            list_fails_ppm,
+            death_every_us,
+            death_at_end_ppm,
+            clock_set_every_us,
+            news_us_max: *rng.pick(&[100, 50_000, 2_000_000]).unwrap_or(&100),
+            flush_us_max: *rng.pick(&[300, 3_000, 60_000]).unwrap_or(&300),
+            hop_us_max: *rng.pick(&[1, 50, 4_000]).unwrap_or(&1),
+            reorders: rng.chance(500_000),
+            retarget_every_us,
+            broken_every_us,
+            snapshot_every: *rng.pick(&[7, 40, 1_000]).unwrap_or(&40),
+            pool_size: rng.between(0, 4) as usize,
+            clients: rng.between(2, 5) as usize,
+            think_us: *rng.pick(&[20_000, 200_000, 1_000_000]).unwrap_or(&200_000),
+            bug,
+        }
+    }
+
+    /// From here on nothing fails any more.
+    pub fn calm(&mut self) {
+        self.crash_ppm = 0;
+        self.step_fails_ppm = 0;
+        self.step_hangs_ppm = 0;
+        self.flush_fails_ppm = 0;
+        self.proposal_dropped_ppm = 0;
+        self.list_fails_ppm = 0;
+        self.death_every_us = 0;
+        self.death_at_end_ppm = 0;
+        self.clock_set_every_us = 0;
+        self.retarget_every_us = 0;
+        self.broken_every_us = 0;
+    }
+}
