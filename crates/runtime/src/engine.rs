@@ -250,8 +250,11 @@ async fn wait_until_it_answers(
 ) -> Result<(), EngineStartError> {
     let until = Instant::now() + READY_WITHIN;
     loop {
+        // Until ours was started, the service of a node that was killed a moment ago may still answer here.
+        let started = service.is_none_or(|service| service.pid().is_some());
         let error = match timed("ping", PING_LIMIT, podman.ping()).await {
-            Ok(_) => return Ok(()),
+            Ok(_) if started => return Ok(()),
+            Ok(_) => EngineError::BadAnswer { call: "ping", why: "it came from another service".to_owned() },
             Err(error) => error,
         };
         if let Some(service) = service
