@@ -1,1 +1,25 @@
-//! placeholder
+//! A real node under test: the `warren` binary on this host's Podman, asked over HTTP, killed, started again, and
+//! compared with what the host then holds.
+//!
+//! It never calls into the node's own code: what a test sees is what a user or the machine would see.
+
+pub mod agent_state;
+pub mod api;
+pub mod cases;
+pub mod engine;
+pub mod http;
+pub mod identity;
+pub mod machine;
+pub mod node;
+pub mod remains;
+pub mod serial;
+pub mod strangers;
+pub mod wait;
+
+pub use api::{Api, Ran};
+pub use cases::Cases;
+pub use engine::{BUSYBOX, DEFAULT_IMAGE, NOSHELL};
+pub use http::Answer;
+pub use machine::Held;
+pub use node::{Node, Options};
+pub use wait::{within, within_settling};

@@ -1,0 +1,311 @@
+//! One `warren node` under test: started, asked, killed, started again, and taken away with all that it made.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+
+use crate::api::{Api, id_of};
+use crate::engine::{BUSYBOX, binaries, need_image, target};
+use crate::identity::Identity;
+use crate::machine::Held;
+use crate::remains::{self, HOMES, RUNS};
+use crate::serial;
+use crate::wait::{within, within_settling};
+
+/// From start to the first healthy answer, adoption included.
+const HEALTHY_WITHIN: Duration = Duration::from_secs(75);
+
+/// From SIGTERM to the end, with everything destroyed where that was asked for.
+const END_WITHIN: Duration = Duration::from_secs(75);
+
+/// A killed process is gone at once; a busy host may take a while to say so.
+const DEATH_WITHIN: Duration = Duration::from_secs(75);
+
+/// Lines of the log that are shown when a test fails.
+const LOG_LINES_SHOWN: usize = 40;
+
+/// The key of every node under test.
+const KEY: &str = "key-of-the-tests";
+
+/// How a node is started.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Image of a sandbox that names none.
+    pub image: &'static str,
+    /// Warm slots.
+    pub pool: usize,
+    /// Flags beside the usual ones.
+    pub flags: &'static [&'static str],
+    /// Variables of every life of it.
+    pub env: &'static [(&'static str, &'static str)],
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { image: BUSYBOX, pool: 1, flags: &[], env: &[] }
+    }
+}
+
+/// A node under test. Dropping it takes away all that it made.
+pub struct Node {
+    options: Options,
+    home: PathBuf,
+    run_dir: PathBuf,
+    child: Option<Child>,
+    api: Api,
+    // The turn ends last, when everything is away.
+    _turn: File,
+}
+
+impl Node {
+    /// Starts a node and waits until it is healthy. One at a time: a test that holds two waits for ever.
+    ///
+    /// # Panics
+    /// It does not become healthy.
+    #[must_use]
+    pub fn start(options: Options) -> Self {
+        let turn = serial::take_turn();
+        remains::sweep();
+        need_image(options.image);
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let (home, run_dir) = (Path::new(HOMES).join(&name), Path::new(RUNS).join(&name));
+        for directory in [&home, &run_dir] {
+            fs::create_dir_all(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+        }
+        let api = Api::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), KEY);
+        let mut node = Self { options, home, run_dir, child: None, api, _turn: turn };
+        node.begin(&[]);
+        node.wait_until_healthy();
+        node
+    }
+
+    /// Its API in its present life.
+    #[must_use]
+    pub fn api(&self) -> &Api {
+        &self.api
+    }
+
+    /// Its pool's size.
+    #[must_use]
+    pub fn pool(&self) -> usize {
+        self.options.pool
+    }
+
+    /// Its data directory.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.home.join("data")
+    }
+
+    /// Its run directory.
+    #[must_use]
+    pub fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+
+    /// Who it is.
+    ///
+    /// # Panics
+    /// It has not come so far yet.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        Identity::read(&self.data_dir()).expect("a node that was healthy has an identity")
+    }
+
+    /// Its pid.
+    ///
+    /// # Panics
+    /// It does not run.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the node runs").id()
+    }
+
+    /// All that its lives have logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.home.join("log")).unwrap_or_default()
+    }
+
+    /// What the host holds of it.
+    #[must_use]
+    pub fn held(&self) -> Held {
+        Held::by(&self.identity(), &self.run_dir)
+    }
+
+    /// Ends it as a power cut would end a process.
+    pub fn kill9(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("our own child can be killed");
+            child.wait().expect("our own child can be awaited");
+        }
+    }
+
+    /// Ends it in order.
+    ///
+    /// # Panics
+    /// It does not end in time.
+    pub fn sigterm(&mut self) -> ExitStatus {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a child's pid");
+        rustix::process::kill_process(pid, Signal::TERM).expect("our own child can be signalled");
+        self.wait_for_end("SIGTERM", END_WITHIN)
+    }
+
+    /// Waits until a kill point has ended it.
+    ///
+    /// # Panics
+    /// It lives on.
+    pub fn wait_for_kill_point(&mut self, point: &str) {
+        use std::os::unix::process::ExitStatusExt;
+        let status = self.wait_for_end(point, DEATH_WITHIN);
+        assert_eq!(status.signal(), Some(9), "it ended with {status}, not by its kill point {point}");
+    }
+
+    fn wait_for_end(&mut self, why: &str, time: Duration) -> ExitStatus {
+        let child = self.child.as_mut().expect("the node runs");
+        let status = within(time, &format!("the node's end by {why}"), || match child.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            Ok(None) => Err("it lives".to_owned()),
+            Err(error) => Err(error.to_string()),
+        });
+        self.child = None;
+        status
+    }
+
+    /// Starts it again, killing it first where it runs, and waits until it is healthy.
+    pub fn restart(&mut self) {
+        self.kill9();
+        self.begin(&[]);
+        self.wait_until_healthy();
+    }
+
+    /// Starts it again so that it will kill itself at this point.
+    pub fn restart_with_kill_point(&mut self, point: &str) {
+        self.kill9();
+        self.begin(&[("WARREN_KILL_AT", point)]);
+        self.wait_until_healthy();
+    }
+
+    /// Starts it again so that it kills itself at this point of its start, and waits for that.
+    pub fn restart_into_kill_point(&mut self, point: &str) {
+        self.kill9();
+        self.begin(&[("WARREN_KILL_AT", point)]);
+        self.wait_for_kill_point(point);
+    }
+
+    /// Whether it runs and says that it is well.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        let health = self.api.call_without_key("GET", "/health").send();
+        self.child.is_some() && health.is_ok_and(|answer| answer.status == 200)
+    }
+
+    fn begin(&mut self, env: &[(&str, &str)]) {
+        let (warren, agent) = binaries();
+        let address = free_address();
+        self.api = Api::new(address, KEY);
+        let log = File::options().create(true).append(true).open(self.home.join("log")).expect("a log can be written");
+        // Should the test process be killed, the node goes too.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(warren).arg("node");
+        command.arg("--data-dir").arg(self.data_dir()).arg("--run-dir").arg(&self.run_dir);
+        command.arg("--listen").arg(address.to_string()).arg("--agent").arg(agent);
+        command.arg("--pool-size").arg(self.options.pool.to_string()).args(["--default-image", self.options.image]);
+        command.args(self.options.flags);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("WARREN_") {
+                command.env_remove(&name);
+            }
+        }
+        command.env("WARREN_API_KEY", KEY).env("WARREN_LOG", "info,node=debug").env("NO_COLOR", "1");
+        command.envs(self.options.env.iter().copied()).envs(env.iter().copied());
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log has two ends")).stderr(log);
+        self.child = Some(command.spawn().expect("the node can be started"));
+    }
+
+    fn wait_until_healthy(&mut self) {
+        let started = Instant::now();
+        within(HEALTHY_WITHIN, "a healthy node", || {
+            let child = self.child.as_mut().expect("the node was started");
+            if let Ok(Some(status)) = child.try_wait() {
+                panic!("the node ended at its start: {status}");
+            }
+            match self.api.call_without_key("GET", "/health").send() {
+                Ok(answer) if answer.status == 200 => Ok(()),
+                Ok(answer) => Err(answer.text()),
+                Err(error) => Err(error.to_string()),
+            }
+        });
+        println!("  (healthy after {:.2} s)", started.elapsed().as_secs_f64());
+    }
+
+    /// What does not fit together between the placement and the host. A sandbox in error has lost its container.
+    #[must_use]
+    pub fn differences(&self) -> Vec<String> {
+        let shown = self.api.list("");
+        let placed: BTreeSet<String> = shown.iter().filter(|sandbox| sandbox["status"] != "error").map(id_of).collect();
+        let held = self.held();
+        let mut wrong = held.differences(&placed, self.options.pool);
+        // A slot whose agent answers is the pool's only when the node has noticed.
+        let log = self.log();
+        let slots = held.containers.keys().filter(|id| !placed.contains(*id));
+        wrong.extend(
+            slots.filter(|id| !log.contains(&format!("slot made sandbox={id}"))).map(|id| format!("slot {id} is new")),
+        );
+        wrong
+    }
+
+    /// Waits until containers, mounts, cgroups and processes are those of the placement and the pool.
+    ///
+    /// # Panics
+    /// They never are.
+    #[track_caller]
+    pub fn settles(&self) {
+        within_settling("the host fits the placement", || match self.differences() {
+            wrong if wrong.is_empty() => Ok(()),
+            wrong => Err(wrong.join("; ")),
+        });
+    }
+}
+
+impl Node {
+    /// Keeps the log of a node whose test failed, and shows what in it stands out.
+    fn keep_log(&self) {
+        let log = self.log();
+        let kept = target().join("failed-node.log");
+        match fs::write(&kept, &log) {
+            Ok(()) => println!("the node's log is kept in {}; of it:", kept.display()),
+            Err(error) => println!("the node's log can not be kept: {error}; of it:"),
+        }
+        let loud: Vec<&str> =
+            log.lines().filter(|line| [" WARN ", "ERROR", "panicked"].iter().any(|word| line.contains(word))).collect();
+        println!("{}", loud[loud.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n"));
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take()
+            && let Err(error) = child.kill().and_then(|()| child.wait().map(drop))
+        {
+            eprintln!("the node could not be ended: {error}");
+        }
+        if std::thread::panicking() {
+            self.keep_log();
+        }
+        // A kill point may strike while others watch: nothing of it may stay either way.
+        remains::take_away(&self.home, &self.run_dir);
+    }
+}
+
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("a bound listener has an address")
+}
