@@ -122,8 +122,10 @@ fn refused_creates(cases: &mut Cases, node: &Node) {
         (json!({ "ports": [{ "sandbox_port": 80, "protocol": "udp" }] }), 400, "bad_request", "ports[0].protocol"),
         (json!({ "ports": [{ "sandbox_port": 80 }] }), 501, "not_implemented", "ports"),
         (json!({ "snapshot": "snap-x" }), 501, "not_implemented", "snapshot"),
-        (json!({ "disk": 1 << 30 }), 501, "not_implemented", ""),
-        (json!({ "network_mode": "internet" }), 501, "not_implemented", ""),
+        (json!({ "disk": 1 << 30 }), 501, "not_implemented", "disk"),
+        (json!({ "network_mode": "internet" }), 501, "not_implemented", "network_mode"),
+        (json!({ "command": ["sleep", "1"] }), 501, "not_implemented", "command"),
+        (json!({ "user": "nobody-there" }), 422, "unprocessable", "user"),
         (json!({ "storage": { "tmpfs": [{ "path": "/proc", "size": "1m" }] } }), 400, "bad_request", ""),
     ];
     for (body, status, code, field) in table {

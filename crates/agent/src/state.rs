@@ -4,6 +4,7 @@ use proto::agent::{Activate, EnvVar, HelloReply, Reserve, SandboxState};
 use proto::agent_limits::PROTOCOL_VERSION;
 
 use crate::refusal::Refusal;
+use crate::users::Database;
 
 /// Longest sandbox id and spec digest taken: both are ours, so anything longer is a mistake.
 const IDENTITY_BYTES_MAX: usize = 256;
@@ -101,6 +102,8 @@ impl State {
                 if !defaults.workdir.is_empty() && !defaults.workdir.starts_with('/') {
                     return Err(Refusal::invalid("workdir", "must be absolute"));
                 }
+                // Told now rather than at every command.
+                Database::load().resolve("", &defaults)?;
                 *self = State::Active(held.clone(), defaults);
                 Ok(true)
             }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use runtime::agent::{Activation, AgentClient, AgentError, AgentStage, AgentStatus, Farewell, Identity};
+use runtime::agent::{Activation, AgentClient, AgentError, AgentStage, AgentStatus, Farewell, Identity, RefusalCode};
 use runtime::slot::StopError;
 use runtime::{Engine, ImageFacts, MakeSlotError, Slot, SlotOrder};
 use types::{ErrorCode, Generation, Resources, SandboxId, SandboxSpec, WarrenError};
@@ -205,8 +205,13 @@ impl EngineRoom {
         kill_point::reached("create.marked");
         match slot.agent().activate(&identity(id, charge), activation).await {
             Ok(()) => Ok(()),
-            Err(AgentError::Refused { message, field, .. }) => {
-                let error = WarrenError::new(ErrorCode::Unprocessable, message);
+            Err(AgentError::Refused { code, message, field }) => {
+                let code = match code {
+                    RefusalCode::Forbidden => ErrorCode::Forbidden,
+                    _ => ErrorCode::Unprocessable,
+                };
+                let message = field.as_ref().map_or(message.clone(), |field| format!("{field}: {message}"));
+                let error = WarrenError::new(code, message);
                 Err(field.into_iter().fold(error, |error, field| error.with("field", field)))
             }
             Err(error) => Err(failed(&error)),

@@ -13,8 +13,8 @@ use runtime::{Engine, ImageFacts, ResolveError};
 use tokio::sync::oneshot;
 use types::node::NodeHealth;
 use types::{
-    CreateRequest, ErrorCode, ExecOutcome, ExecRequest, FileEntry, Generation, Incarnation, Resources, Sandbox,
-    SandboxId, SandboxSpec, Status, WarrenError,
+    CreateRequest, ErrorCode, ExecOutcome, ExecRequest, FileEntry, Generation, Incarnation, NetworkMode, Resources,
+    Sandbox, SandboxId, SandboxSpec, Status, WarrenError,
 };
 use warren_core::lifecycle::{Answer, CreatePlan, Input, Ticket};
 use warren_core::placement::Outcome;
@@ -77,9 +77,18 @@ impl NodeOperations {
             let message = format!("template: there is no template {template:?}");
             return Err(WarrenError::new(ErrorCode::Unprocessable, message).with("field", "template"));
         }
-        if !request.command.is_empty() {
-            let message = "command: a main command is not built yet; use exec";
-            return Err(WarrenError::new(ErrorCode::NotImplemented, message).with("field", "command"));
+        let not_built = [
+            (!request.command.is_empty(), "command", "a main command is not built yet; use exec"),
+            (request.disk.is_some_and(|disk| disk > 0), "disk", "a limit of the disk is not built yet"),
+            (
+                request.network_mode.is_some_and(|mode| mode != NetworkMode::None),
+                "network_mode",
+                "only none is built yet",
+            ),
+        ];
+        if let Some((_, field, why)) = not_built.into_iter().find(|(asked, ..)| *asked) {
+            let error = WarrenError::new(ErrorCode::NotImplemented, format!("{field}: {why}"));
+            return Err(error.with("field", field));
         }
         let defaults = self.config.default_resources;
         Ok(SandboxSpec {

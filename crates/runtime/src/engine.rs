@@ -1,6 +1,6 @@
 //! The engine of one node: Podman, ready and watched.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -100,6 +100,8 @@ pub(crate) struct Inner {
     pub(crate) creates: Semaphore,
     /// Sandboxes whose directory may exist without a container for a moment.
     pub(crate) making: Mutex<HashSet<SandboxId>>,
+    /// Containers that are gone while something of theirs may be left.
+    pub(crate) removing: Mutex<HashMap<SandboxId, String>>,
     pub(crate) images: ImageCache,
     pub(crate) graph_root: PathBuf,
     health: Mutex<Health>,
@@ -153,6 +155,7 @@ impl Engine {
             runtime,
             creates: Semaphore::new(config.creates_in_flight_max.max(1)),
             making: Mutex::new(HashSet::new()),
+            removing: Mutex::new(HashMap::new()),
             images: ImageCache::new(Path::new(&graph_root)),
             graph_root: PathBuf::from(graph_root),
             health: Mutex::new(Health { failed: None, deaths }),

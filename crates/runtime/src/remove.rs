@@ -51,7 +51,11 @@ impl Engine {
     /// Removes a sandbox's container, whatever it does, and what the host holds for it, and looks
     /// that all of it is gone. What is gone already counts as removed.
     pub async fn remove(&self, id: SandboxId) -> Result<(), RemoveError> {
-        let container_id = self.delete_container(id).await?;
+        if let Some(container_id) = self.delete_container(id).await? {
+            // Kept until nothing is left: a second try finds no container to ask for its id.
+            self.inner.removing.lock().insert(id, container_id);
+        }
+        let container_id = self.inner.removing.lock().get(&id).cloned();
         let run_dir = RunDir::new(&self.inner.config.run_dir, id);
         run_dir.remove().map_err(RemoveError::Files)?;
         if let Some(container_id) = container_id {
@@ -64,6 +68,7 @@ impl Engine {
         if run_dir.exists() {
             return Err(RemoveError::Left { left: run_dir.file("") });
         }
+        self.inner.removing.lock().remove(&id);
         Ok(())
     }
 
