@@ -133,8 +133,15 @@ impl NodeConfig {
         for (name, value) in flags {
             builder = builder.set_override(name, value)?;
         }
-        let loaded: Self = builder.build()?.try_deserialize()?;
+        let mut loaded: Self = builder.build()?.try_deserialize()?;
         loaded.check()?;
+        // The engine works in a directory of its own, so no path may depend on ours.
+        for (field, path) in
+            [("data_dir", &mut loaded.data_dir), ("run_dir", &mut loaded.run_dir), ("agent", &mut loaded.agent)]
+        {
+            *path =
+                std::path::absolute(&*path).map_err(|error| ConfigError::Field { field, why: error.to_string() })?;
+        }
         Ok(loaded)
     }
 

@@ -233,6 +233,8 @@ fn spawn(recipe: &Recipe, number: u32) -> io::Result<Child> {
     let log = fs::OpenOptions::new().create(true).append(true).open(&recipe.log)?;
     let mut command = Command::new("podman");
     command
+        // conmon inherits it, and leaves a file `oom` where it is when a sandbox ran out of memory.
+        .current_dir(&recipe.directory)
         .args(&recipe.arguments)
         .arg(format!("unix://{}", socket.display()))
         .env("CONTAINERS_CONF", &recipe.conf)
