@@ -32,6 +32,7 @@ invariants! {
     CreateSurvives "D2" "A sandbox whose create was acknowledged stays in the map over any crash until a client asks for its end or its time has come.";
     LogIsStable "D3" "Entries are applied in growing order, and an index always holds the same entry, in every life.";
     ReplayAgrees "D4" "A map that was rebuilt from snapshot and log equals the map that one uninterrupted life would have.";
+    OwnProposals "D5" "A proposal comes back to the life that made it, as it was made, and to no other.";
     SlotOnce "S1" "A slot is handed out at most once.";
     OneTenant "S2" "A container serves at most one sandbox with one spec and environment.";
     PoolIsPristine "S3" "A container that was prepared, or was handed an environment, is never in the pool.";
@@ -42,11 +43,13 @@ invariants! {
     DeadLeavesPool "S8" "A slot of whose death the pool was told is not in the pool.";
     KeyOnce "K1" "An idempotency key makes at most one sandbox within its life.";
     KeyBindsBody "K2" "A key that comes again with another body is never answered with a sandbox.";
+    KeyKeepsFailure "K3" "A key whose create failed for good after its commit is answered with that failure from then on.";
     DestroyedIsDead "E1" "When `destroyed` was answered the sandbox has no process, and never has one again.";
     DestroyedIsGone "E2" "A sandbox whose destroy was answered is never shown again.";
     StoppedIsStopped "E3" "When `stopped` was answered the sandbox has no process.";
     CreatedIsThere "E4" "When `created` or `started` was answered the sandbox has a container that was activated for it.";
     ReadsSeeAcks "R1" "A read shows every sandbox whose create was acknowledged before and that nobody ended.";
+    DeadIsNotShown "R2" "A sandbox of whose death its supervisor was told is not shown as running, once nothing is under way for it.";
     AnsweredOnce "A1" "Every request is answered once, or its connection is lost.";
     MakingBounded "P1" "The pool never has more slots in the making than its limit.";
     TriesBounded "P2" "A template that keeps failing is tried a bounded number of times, never at once again, and once more for each claim.";
@@ -54,6 +57,7 @@ invariants! {
     TombstonesClear "L2" "When faults end, no tombstone and no supervisor without a sandbox is left.";
     EveryoneAnswered "L3" "When faults end, nobody waits and nothing is under way.";
     ShownIsTrue "L4" "When faults end, every sandbox is shown as it is, and is as it is wanted, or shown stopped with the reason.";
+    NothingOutlives "L5" "When faults end, no sandbox outlives its end by more than the time between two looks.";
     NoPanic "X1" "No core panics.";
 }
 

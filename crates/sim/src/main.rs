@@ -73,6 +73,6 @@ fn main() -> ExitCode {
             println!("  {violation}");
         }
     }
-    println!("{count} seeds, {events} events, {lives} lives, {failed} failed");
+    print_lines(&[format!("{count} seeds, {events} events, {lives} lives, {failed} failed")]);
     if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

@@ -15,7 +15,7 @@ use crate::clients::{Op, Reply};
 use crate::fake_disk::FakeDisk;
 use crate::fake_engine::{FakeEngine, Work};
 use crate::mail::{Actor, Letter, Mail};
-use crate::oracle::Oracle;
+use crate::oracle::{Moment, Oracle};
 use crate::rng::Rng;
 use crate::trace::Trace;
 use crate::weather::{Bug, Weather};
@@ -67,8 +67,6 @@ pub struct Node {
     pub(crate) phase: Phase,
     pub(crate) waiting: BTreeMap<Ticket, Op>,
     pub(crate) barriers: BTreeMap<u64, Ticket>,
-    /// Deaths that were heard of before the containers were listed.
-    early_deaths: Vec<SandboxId>,
     since_snapshot: u64,
     /// Consensus has stopped for good: the process ends.
     pub(crate) halted: bool,
@@ -107,7 +105,6 @@ impl Node {
             phase: Phase::Replaying,
             waiting: BTreeMap::new(),
             barriers: BTreeMap::new(),
-            early_deaths: Vec::new(),
             since_snapshot: 0,
             halted: false,
         };
@@ -236,7 +233,7 @@ impl Node {
                     out.oracle.applied(self.map.applied(), committed.index, &committed.data);
                     let command = placement::decode(&committed.data).expect("this version wrote it");
                     if let Some(proposal) = committed.proposal {
-                        self.proposals.remove(&proposal);
+                        out.oracle.came_back(self.proposals.remove(&proposal).as_ref(), &command);
                     }
                     self.apply(committed.index, &command, committed.proposal, out);
                 }
@@ -317,19 +314,13 @@ impl Node {
         }
         self.route(Message::Pool(warm_pool::Input::Open), out);
         self.phase = Phase::Open;
-        for slot in std::mem::take(&mut self.early_deaths) {
-            self.died(slot, out);
-        }
     }
 
     /// A container has died.
     pub fn died(&mut self, slot: SandboxId, out: &mut Outside<'_>) {
-        if self.phase != Phase::Open {
-            self.early_deaths.push(slot);
-            return;
+        for message in wiring::died(slot, "its first process ended".to_owned()) {
+            self.route(message, out);
         }
-        let supervised = self.supervisors.contains_key(&slot) || self.map.get(&slot).is_some();
-        self.route(wiring::died(supervised, slot, "its first process ended".to_owned()), out);
     }
 
     /// The clock ticks.
@@ -356,23 +347,29 @@ impl Node {
 
     fn tell_pool(&mut self, input: warm_pool::Input, out: &mut Outside<'_>) {
         let now = out.agenda.wall();
+        let moment = Moment { wall: now, us: out.agenda.now_us() };
         match &input {
             warm_pool::Input::Claim(_) => out.oracle.pool_claimed(),
             warm_pool::Input::Died(slot) => out.oracle.pool_told_dead(*slot),
-            warm_pool::Input::Made(slot) => out.oracle.pool_tried(now, *slot, true),
-            warm_pool::Input::MakeFailed(slot, _) => out.oracle.pool_tried(now, *slot, false),
+            warm_pool::Input::Made(slot) => out.oracle.pool_tried(moment, *slot, true),
+            warm_pool::Input::MakeFailed(slot, _) => out.oracle.pool_tried(moment, *slot, false),
             _ => {}
         }
         let rng = &mut *out.rng;
         for output in self.pool.handle(now, &mut || rng.sandbox_id(), input) {
             if let warm_pool::Output::Make { slot, shape, .. } = &output {
-                out.oracle.pool_tries(now, *slot, &shape.image_id);
+                out.oracle.pool_tries(moment, *slot, &shape.image_id);
             }
             self.route(wiring::from_pool(output), out);
         }
     }
 
     fn tell_supervisor(&mut self, id: SandboxId, input: lifecycle::Input, out: &mut Outside<'_>) {
+        match &input {
+            lifecycle::Input::Died { .. } => out.oracle.told_ended(id, out.engine),
+            lifecycle::Input::Step(..) => out.oracle.ends(id),
+            _ => {}
+        }
         if let lifecycle::Input::Create { .. } = &input {
             out.oracle.given(id);
             if out.oracle.violation().is_some() {
@@ -395,7 +392,12 @@ impl Node {
             return;
         };
         let outputs = machine.handle(now, input);
-        outputs.into_iter().for_each(|output| self.route(wiring::from_lifecycle(now, id, output), out));
+        for output in outputs {
+            if let lifecycle::Output::Run(_) = &output {
+                out.oracle.begins(id);
+            }
+            self.route(wiring::from_lifecycle(now, id, output), out);
+        }
     }
 
     pub(crate) fn run(&mut self, slot: SandboxId, work: Work, out: &mut Outside<'_>) {

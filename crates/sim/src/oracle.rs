@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use consensus::WriteBatch;
 use consensus::raft_types::EntryType;
 use types::limits::IDEMPOTENCY_KEY_HOURS;
-use types::{Generation, SandboxId, Status, Timestamp};
-use warren_core::lifecycle::Answer;
+use types::{ErrorCode, Generation, SandboxId, Status, Timestamp};
+use warren_core::lifecycle::{Answer, Ticket};
 use warren_core::placement::{self, DestroyReason, Kind, Outcome, Placement, Wanted};
 use warren_core::step::Step;
 use warren_core::warm_pool::{FAILURES_MAX, MAKING_MAX, RETRY_MS_MIN};
 
-use crate::clients::{Op, Reply};
+use crate::clients::{Create, Op, Reply};
 use crate::fake_engine::FakeEngine;
 use crate::invariants::{Invariant, Violation};
 
@@ -35,6 +35,23 @@ pub struct Oracle {
     /// Applied entries by index, as a checksum.
     log: BTreeMap<u64, u64>,
     pool: PoolTries,
+    /// Keys whose create failed for good, with the index of that and the code.
+    failed: BTreeMap<[u8; 32], (u64, ErrorCode)>,
+    /// Requests that a known failure must answer.
+    owed: BTreeMap<Ticket, ErrorCode>,
+    /// Sandboxes of whose death their supervisor was told, until they are started again.
+    told_ended: BTreeSet<SandboxId>,
+    /// Sandboxes for which something is under way: a step, or a wish that is not yet answered.
+    busy: BTreeMap<SandboxId, u64>,
+}
+
+/// A point in time, by both clocks.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Moment {
+    /// The wall clock, which may be set.
+    pub wall: Timestamp,
+    /// Microseconds since the start of the run.
+    pub us: u64,
 }
 
 #[derive(Debug)]
@@ -46,8 +63,9 @@ struct Placed {
 #[derive(Debug, Default)]
 struct PoolTries {
     failures: u32,
-    claims: u32,
-    failed_at: Timestamp,
+    /// Failures since the last claim.
+    since_claim: u32,
+    failed_at: Moment,
     image_id: String,
     making: BTreeSet<SandboxId>,
 }
@@ -115,6 +133,9 @@ impl Oracle {
                 self.check(!acknowledged, Invariant::CreateSurvives, || {
                     format!("{id} was acknowledged and then failed: {}", failure.message)
                 });
+                if let Some(key) = before.and_then(|record| record.place.key) {
+                    self.failed.insert(key.scope, (index, failure.code));
+                }
             }
             _ => {}
         }
@@ -205,37 +226,40 @@ impl Oracle {
     }
 
     /// The pool wants a slot made.
-    pub fn pool_tries(&mut self, now: Timestamp, slot: SandboxId, image_id: &str) {
+    pub fn pool_tries(&mut self, now: Moment, slot: SandboxId, image_id: &str) {
         if self.pool.image_id != image_id {
             self.pool = PoolTries { image_id: image_id.to_owned(), ..PoolTries::default() };
         }
         self.pool.making.insert(slot);
-        let waited = self.pool.failures == 0 || now.ms_since(self.pool.failed_at) >= RETRY_MS_MIN;
-        self.check(waited, Invariant::TriesBounded, || format!("tried again at once at {now}"));
+        let failed_at = self.pool.failed_at;
+        // A wall clock that was set makes the wait longer or shorter.
+        let waited_ms = now.wall.ms_since(failed_at.wall).max((now.us - failed_at.us) / 1_000);
+        let waited = self.pool.failures == 0 || waited_ms >= RETRY_MS_MIN;
+        self.check(waited, Invariant::TriesBounded, || format!("tried again after {waited_ms} ms"));
     }
 
     /// The pool hears what became of a slot in the making.
-    pub fn pool_tried(&mut self, now: Timestamp, slot: SandboxId, made: bool) {
+    pub fn pool_tried(&mut self, now: Moment, slot: SandboxId, made: bool) {
         if !self.pool.making.remove(&slot) {
             // Of an image that the template has left.
             return;
         }
         if made {
             self.pool.failures = 0;
-            self.pool.claims = 0;
             return;
         }
         self.pool.failures += 1;
+        self.pool.since_claim += 1;
         self.pool.failed_at = now;
-        let (failures, claims) = (self.pool.failures, self.pool.claims);
-        self.check(failures <= FAILURES_MAX + claims, Invariant::TriesBounded, || {
-            format!("{failures} failures in a row with {claims} claims")
+        let (failures, since_claim) = (self.pool.failures, self.pool.since_claim);
+        self.check(failures <= FAILURES_MAX || since_claim <= 1, Invariant::TriesBounded, || {
+            format!("{failures} failures in a row, {since_claim} of them since the last claim")
         });
     }
 
     /// Somebody wants a slot.
     pub fn pool_claimed(&mut self) {
-        self.pool.claims += 1;
+        self.pool.since_claim = 0;
     }
 
     /// The pool is told of a death.
@@ -248,10 +272,14 @@ impl Oracle {
     pub fn new_life(&mut self) {
         self.pool = PoolTries::default();
         self.given.clear();
+        self.owed.clear();
+        self.told_ended.clear();
+        self.busy.clear();
     }
 
     /// A process was started in a container.
     pub fn process_began(&mut self, slot: SandboxId) {
+        self.told_ended.remove(&slot);
         let dead = self.destroyed.contains(&slot);
         self.check(!dead, Invariant::DestroyedIsDead, || format!("{slot} was started after its end was answered"));
     }
@@ -263,8 +291,61 @@ impl Oracle {
         }
     }
 
+    /// A request reaches a node that has applied so much.
+    pub fn requested(&mut self, ticket: Ticket, op: &Op, applied: u64) {
+        if let Op::Stop(id) | Op::Start(id) = op {
+            self.begins(*id);
+        }
+        let Op::Create(Create { key: Some(key), .. }) = op else {
+            return;
+        };
+        let same_body = self.keys.get(&key.scope).is_some_and(|(_, digest, _)| *digest == key.digest);
+        if let Some((index, code)) = self.failed.get(&key.scope)
+            && *index <= applied
+            && same_body
+        {
+            self.owed.insert(ticket, *code);
+        }
+    }
+
+    /// Something begins for a sandbox.
+    pub fn begins(&mut self, id: SandboxId) {
+        *self.busy.entry(id).or_default() += 1;
+    }
+
+    /// Something has ended for a sandbox, and its supervisor knows.
+    pub fn ends(&mut self, id: SandboxId) {
+        if let Some(count) = self.busy.get_mut(&id) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    /// A supervisor is told that its sandbox has died.
+    pub fn told_ended(&mut self, id: SandboxId, engine: &FakeEngine) {
+        if engine.containers.get(&id).is_some_and(|container| !container.runs()) {
+            self.told_ended.insert(id);
+        }
+    }
+
+    /// A committed entry is taken for a proposal of this life.
+    pub fn came_back(&mut self, proposed: Option<&placement::Command>, committed: &placement::Command) {
+        self.check(proposed == Some(committed), Invariant::OwnProposals, || {
+            format!("{committed:?} came back for {proposed:?}")
+        });
+    }
+
     /// A request is answered.
-    pub fn answered(&mut self, op: &Op, reply: &Reply, engine: &FakeEngine) {
+    pub fn answered(&mut self, ticket: Ticket, op: &Op, reply: &Reply, engine: &FakeEngine) {
+        if let Op::Stop(id) | Op::Start(id) = op {
+            self.ends(*id);
+        }
+        if let Some(owed) = self.owed.remove(&ticket) {
+            let kept = matches!(reply, Reply::Done(Err(error))
+                if error.code == owed || error.code == ErrorCode::Unavailable);
+            self.check(kept, Invariant::KeyKeepsFailure, || {
+                format!("{op} was answered {reply}, not {}", owed.as_str())
+            });
+        }
         let target = op.target();
         let container = target.and_then(|id| engine.containers.get(&id));
         let runs = container.is_some_and(crate::fake_engine::Container::runs);
@@ -290,13 +371,20 @@ impl Oracle {
             Reply::Done(Ok(Answer::Winner(id))) => {
                 self.broken(Invariant::AnsweredOnce, format!("a client was sent to {id} instead of an answer"));
             }
-            Reply::Shown(Some(status)) => self.shown(target, *status),
+            Reply::Shown(Some(status)) => {
+                self.shown(target);
+                let told = *status == Status::Running
+                    && target.is_some_and(|id| {
+                        self.told_ended.contains(&id) && self.busy.get(&id).is_none_or(|count| *count == 0)
+                    });
+                self.check(!told, Invariant::DeadIsNotShown, || format!("{target:?} is shown as running"));
+            }
             Reply::Shown(None) => {
                 let missed = target.is_some_and(|id| self.created.contains(&id) && !self.may_be_over(id));
                 self.check(!missed, Invariant::ReadsSeeAcks, || format!("{target:?} is not shown"));
             }
             Reply::Listed(ids) => {
-                ids.iter().for_each(|id| self.shown(Some(*id), Status::Running));
+                ids.iter().for_each(|id| self.shown(Some(*id)));
                 let missed = self.created.iter().find(|id| !ids.contains(id) && !self.may_be_over(**id)).copied();
                 if let Some(id) = missed {
                     self.broken(Invariant::ReadsSeeAcks, format!("{id} is not listed"));
@@ -341,7 +429,7 @@ impl Oracle {
         });
     }
 
-    fn shown(&mut self, id: Option<SandboxId>, _status: Status) {
+    fn shown(&mut self, id: Option<SandboxId>) {
         let Some(id) = id else {
             return;
         };

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use types::{SandboxId, Status};
+use types::{SandboxId, Status, Timestamp};
+use warren_core::lifecycle::LOOK_AGAIN_MS;
 use warren_core::placement::{Record, Wanted};
 use warren_core::step::AgentState;
 
@@ -12,7 +13,7 @@ use crate::node::{Node, Phase};
 use crate::world::Host;
 
 /// What is not yet as it is wanted on this host; `None` where all is.
-pub fn unsettled(host: &Host) -> Option<Violation> {
+pub fn unsettled(host: &Host, now: Timestamp) -> Option<Violation> {
     let violation = |invariant, detail| Some(Violation { invariant, detail });
     let Some(node) = host.node.as_ref().filter(|node| node.phase == Phase::Open) else {
         return violation(Invariant::EveryoneAnswered, "the node is not open".to_owned());
@@ -34,6 +35,13 @@ pub fn unsettled(host: &Host) -> Option<Violation> {
     }
     if let Some(detail) = node.map.newest_first().find_map(|record| untrue(host, node, record)) {
         return violation(Invariant::ShownIsTrue, detail);
+    }
+    let ended = node.map.newest_first().find(|record| {
+        let end = record.place.expires_at.and_then(|end| end.checked_add_ms(LOOK_AGAIN_MS));
+        end.is_some_and(|end| end < now)
+    });
+    if let Some(record) = ended {
+        return violation(Invariant::NothingOutlives, format!("{} was to end", record.place.id));
     }
     // Last, since the clock ticks for ever.
     if !node.mail.is_empty() || !host.disk.is_idle() {

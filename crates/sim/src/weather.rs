@@ -55,6 +55,8 @@ pub struct Weather {
     pub clients: usize,
     /// Mean pause of a client between two requests.
     pub think_us: u64,
+    /// How long faults happen.
+    pub storm_us: u64,
     /// The planted bug.
     pub bug: Option<Bug>,
 }
@@ -74,6 +76,11 @@ impl Weather {
         let clock_set_every_us = if sometimes(2) == 2 { 15_000_000 } else { 0 };
         let retarget_every_us = sometimes(20_000_000);
         let broken_every_us = sometimes(40_000_000);
+        let clients = rng.between(2, 5) as usize;
+        let think_us = *rng.pick(&[20_000, 200_000, 1_000_000]).unwrap_or(&200_000);
+        // A long and quiet one now and then: a template that keeps failing is only given up in minutes.
+        let long = rng.chance(120_000);
+        let (broken_every_us, crash_ppm) = if long { (300_000_000, 0) } else { (broken_every_us, crash_ppm) };
         Self {
             crash_ppm,
             step_fails_ppm,
@@ -85,15 +92,16 @@ impl Weather {
             death_at_end_ppm,
             clock_set_every_us,
             news_us_max: *rng.pick(&[100, 50_000, 2_000_000]).unwrap_or(&100),
-            flush_us_max: *rng.pick(&[300, 3_000, 60_000]).unwrap_or(&300),
+            flush_us_max: *rng.pick(&[300, 3_000, 60_000, 1_500_000]).unwrap_or(&300),
             hop_us_max: *rng.pick(&[1, 50, 4_000]).unwrap_or(&1),
             reorders: rng.chance(500_000),
             retarget_every_us,
             broken_every_us,
             snapshot_every: *rng.pick(&[7, 40, 1_000]).unwrap_or(&40),
             pool_size: rng.between(0, 4) as usize,
-            clients: rng.between(2, 5) as usize,
-            think_us: *rng.pick(&[20_000, 200_000, 1_000_000]).unwrap_or(&200_000),
+            clients: if long { 1 } else { clients },
+            think_us: if long { 60_000_000 } else { think_us },
+            storm_us: if long { 1_200_000_000 } else { 40_000_000 },
             bug,
         }
     }

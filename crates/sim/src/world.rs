@@ -22,12 +22,13 @@ use warren_core::step::StepResult;
 use warren_core::warm_pool::Input as PoolInput;
 use warren_core::wiring::{self, Message};
 
-/// Microseconds in which faults happen.
-const STORM_US: u64 = 40_000_000;
-
 /// Microseconds after the last fault by which all must be as it is wanted: the pool's longest pause, a step's
 /// time-out and the longest pause of a removal, each with room.
 const CALM_US_MAX: u64 = 900_000_000;
+
+/// Microseconds after which no sandbox is left that was to end: the longest life, the time between two looks, and as
+/// much as the clock may have been set by.
+const LIFETIME_US_MAX: u64 = 120_000_000;
 
 /// What outlives a node's process, and the process.
 pub struct Host {
@@ -115,7 +116,7 @@ impl World {
         for client in 0..self.weather.clients {
             self.agenda.after(self.rng.below(500_000), Event::Turn(client));
         }
-        self.agenda.after(STORM_US, Event::Calm);
+        self.agenda.after(self.weather.storm_us, Event::Calm);
         self.later(self.weather.death_every_us, Event::Death(0));
         self.later(self.weather.clock_set_every_us, Event::ClockSet);
         self.later(self.weather.retarget_every_us, Event::Retarget);
@@ -166,16 +167,15 @@ impl World {
             if self.oracle.violation().is_some() {
                 return;
             }
-            if self.calm && self.poked {
-                let unsettled = self.unsettled();
-                if unsettled.is_none() {
+            // Not before the last sandbox that is to end has ended.
+            let calm_us = self.agenda.now_us().saturating_sub(self.weather.storm_us);
+            if self.poked && calm_us > LIFETIME_US_MAX {
+                let Some(Violation { invariant, detail }) = self.unsettled() else {
                     self.trace.note(self.agenda.now_us(), format_args!("all is as it is wanted"));
                     return;
-                }
-                if self.agenda.now_us() > STORM_US + CALM_US_MAX {
-                    if let Some(Violation { invariant, detail }) = unsettled {
-                        self.oracle.broken(invariant, detail);
-                    }
+                };
+                if calm_us > CALM_US_MAX {
+                    self.oracle.broken(invariant, detail);
                     return;
                 }
             }
@@ -217,7 +217,7 @@ impl World {
         let halted = node.halted;
         for (ticket, op, reply) in replies {
             self.note(format_args!("answer to request {}, {op}: {reply}", ticket.0));
-            self.oracle.answered(&op, &reply, &self.hosts[host].engine);
+            self.oracle.answered(ticket, &op, &reply, &self.hosts[host].engine);
             let client = self.clients.answered(ticket, &reply, &mut self.rng);
             self.next_turn(client);
         }
@@ -410,6 +410,9 @@ impl World {
             self.next_turn(client);
             return;
         }
+        if let Some(node) = &self.hosts[host].node {
+            self.oracle.requested(ticket, &op, node.map.applied());
+        }
         let image_id = match &op {
             Op::Create(create) => self.image_id(create.image),
             _ => String::new(),
@@ -460,6 +463,7 @@ impl World {
     }
 
     fn unsettled(&self) -> Option<Violation> {
-        self.hosts.iter().find_map(crate::settled::unsettled)
+        let now = self.agenda.wall();
+        self.hosts.iter().find_map(|host| crate::settled::unsettled(host, now))
     }
 }

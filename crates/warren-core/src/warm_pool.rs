@@ -89,7 +89,7 @@ pub struct WarmPool {
     making: BTreeSet<SandboxId>,
     /// Slots under way for a target that has changed since: made in vain, but they keep the engine busy.
     outdated: BTreeSet<SandboxId>,
-    /// Slots under way that have died already.
+    /// Slots under way that have died already, and until the pool is open all that have died.
     dead: BTreeSet<SandboxId>,
     failures: u32,
     retry_at: Option<Timestamp>,
@@ -155,8 +155,12 @@ impl WarmPool {
     pub fn handle(&mut self, now: Timestamp, fresh: &mut dyn FreshIds, input: Input) -> Vec<Output> {
         let mut out = Vec::new();
         match input {
-            Input::Open => self.open = true,
+            Input::Open => {
+                self.open = true;
+                self.dead.clear();
+            }
             Input::Claim(plan) => self.claim(fresh, plan, &mut out),
+            Input::Adopted(slot) if self.dead.remove(&slot) => out.push(Output::Discard(slot)),
             Input::Adopted(slot) => self.take_in(slot, &mut out),
             Input::Made(slot) => {
                 let dead = self.dead.remove(&slot);
@@ -182,8 +186,8 @@ impl WarmPool {
                 if let Some(at) = self.ready.iter().position(|ready| *ready == slot) {
                     self.ready.remove(at);
                     out.push(Output::Discard(slot));
-                } else if self.making.contains(&slot) || self.outdated.contains(&slot) {
-                    // The news that it was made is still on its way.
+                } else if !self.open || self.making.contains(&slot) || self.outdated.contains(&slot) {
+                    // The news that it was made, or adopted, is still on its way.
                     self.dead.insert(slot);
                 }
             }
@@ -208,12 +212,14 @@ impl WarmPool {
         }
     }
 
-    /// Where the wall clock was set back, the call comes before its time and another one is needed.
+    /// Where the wall clock was set back, the call comes before its time and another one is needed. What
+    /// has come is over: a clock that is set back later must not bring the wait back.
     fn wake(&mut self, now: Timestamp, out: &mut Vec<Output>) {
-        if let Some(at) = self.retry_at.filter(|at| now < *at) {
-            self.retry_at = now.checked_add_ms(RETRY_MS_MAX).map(|latest| at.min(latest));
-            out.extend(self.retry_at.map(Output::WakeAt));
-        }
+        self.retry_at = match self.retry_at {
+            Some(at) if now < at => now.checked_add_ms(RETRY_MS_MAX).map(|latest| at.min(latest)),
+            _ => None,
+        };
+        out.extend(self.retry_at.map(Output::WakeAt));
     }
 
     fn claim(&mut self, fresh: &mut dyn FreshIds, plan: Box<CreatePlan>, out: &mut Vec<Output>) {

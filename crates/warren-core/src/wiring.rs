@@ -159,13 +159,10 @@ pub fn join(winner: SandboxId, ticket: Ticket) -> Message {
     Message::Supervisor(winner, lifecycle::Input::Join(ticket))
 }
 
-/// Where the news goes that a container's first process ended; `supervised` says whether the slot has
-/// a supervisor by now.
+/// Where the news goes that a container's first process ended. Whether the pool or a supervisor has it
+/// may change while the news travels, so both are told; who has it not takes no note.
 #[must_use]
-pub fn died(supervised: bool, slot: SandboxId, why: String) -> Message {
-    if supervised {
-        Message::Supervisor(slot, lifecycle::Input::Died { why })
-    } else {
-        Message::Pool(warm_pool::Input::Died(slot))
-    }
+pub fn died(slot: SandboxId, why: String) -> [Message; 2] {
+    let pool = Message::Pool(warm_pool::Input::Died(slot));
+    [pool, Message::Supervisor(slot, lifecycle::Input::Died { why })]
 }

@@ -320,6 +320,32 @@ fn a_claim_does_not_shorten_the_wait_of_a_failing_template() {
 }
 
 #[test]
+fn a_wait_that_is_over_stays_over_when_the_clock_is_set_back() {
+    check(
+        2,
+        "
+        open
+          make a of i1
+          make b of i1
+        target i2 2
+        failed a
+          discard a
+          make c of i2
+        failed c
+          discard c
+          wake at 1000
+        # One slot of the old image is still under way, and a failing template is tried one at a time.
+        at 1000
+        # The clock is set back.
+        at 400
+        failed b
+          discard b
+          make d of i2
+        ",
+    );
+}
+
+#[test]
 fn another_image_discards_what_stands_ready() {
     check(
         2,
@@ -443,6 +469,23 @@ fn a_slot_that_died_is_discarded_and_replaced() {
           make d of i1
         # Given: its supervisor is told.
         died c
+        ",
+    );
+}
+
+#[test]
+fn a_slot_that_died_before_it_was_adopted_is_discarded() {
+    check(
+        2,
+        "
+        # Of a sandbox, for all that the pool knows.
+        died x
+        died y
+        adopted y
+          discard y
+        adopted z
+        open
+          make a of i1
         ",
     );
 }
