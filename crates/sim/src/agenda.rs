@@ -24,7 +24,9 @@ pub enum Event {
     Engine(usize, u64),
     /// A discard that failed is tried again.
     DiscardAgain(usize, u64, SandboxId),
-    /// A node gets the list of its containers.
+    /// A node begins to list its containers.
+    Lists(usize, u64),
+    /// A node has asked all of its containers who they are; those that died meanwhile have died since.
     Listed(usize, u64),
     /// A node hears that a container died.
     DeathNews(usize, u64, SandboxId),

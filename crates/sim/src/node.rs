@@ -67,6 +67,8 @@ pub struct Node {
     pub(crate) phase: Phase,
     pub(crate) waiting: BTreeMap<Ticket, Op>,
     pub(crate) barriers: BTreeMap<u64, Ticket>,
+    /// Containers that were listed and not yet decided about.
+    found: Vec<Found>,
     since_snapshot: u64,
     /// Consensus has stopped for good: the process ends.
     pub(crate) halted: bool,
@@ -105,6 +107,7 @@ impl Node {
             phase: Phase::Replaying,
             waiting: BTreeMap::new(),
             barriers: BTreeMap::new(),
+            found: Vec::new(),
             since_snapshot: 0,
             halted: false,
         };
@@ -132,7 +135,12 @@ impl Node {
             Message::Supervisor(id, _) => Actor::Supervisor(*id),
             Message::Propose(_) => Actor::Consensus,
             Message::Run { slot, .. } | Message::Discard(slot) => Actor::Engine(*slot),
-            Message::Answer(..) => Actor::Clients,
+            Message::Answer(ticket, answer) => {
+                if let (Ok(answer), Some(op)) = (answer, self.waiting.get(ticket)) {
+                    out.oracle.answer_leaves(op, *answer, out.engine);
+                }
+                Actor::Clients
+            }
             Message::Observe(id, observed) => {
                 let status = observed.status.as_str();
                 out.trace.note(out.agenda.now_us(), format_args!("{id} is {status} {:?}", observed.why));
@@ -295,17 +303,31 @@ impl Node {
 
     fn ask_for_list(&self, out: &mut Outside<'_>) {
         let delay_us = out.rng.between(5_000, 80_000);
-        out.agenda.after(delay_us, Event::Listed(out.host, self.incarnation.0));
+        out.agenda.after(delay_us, Event::Lists(out.host, self.incarnation.0));
     }
 
-    /// The list of our containers arrives, or fails and is asked for again.
-    pub fn listed(&mut self, out: &mut Outside<'_>) {
+    /// Our containers are listed, or that fails and is begun again.
+    pub fn lists(&mut self, out: &mut Outside<'_>) {
         if out.rng.chance(out.weather.list_fails_ppm) {
             out.trace.note(out.agenda.now_us(), format_args!("the list of containers fails"));
             self.ask_for_list(out);
             return;
         }
-        let found: Vec<Found> = out.engine.list();
+        self.found = out.engine.list();
+        // One of them may die before the last one has said who it is.
+        if out.rng.chance(out.weather.death_at_end_ppm)
+            && let Some(slot) = out.engine.any_running(out.rng)
+        {
+            let delay_us = out.rng.below(20_000);
+            out.agenda.after(delay_us, Event::DeathOf(out.host, slot));
+        }
+        let delay_us = out.rng.between(1_000, 40_000);
+        out.agenda.after(delay_us, Event::Listed(out.host, self.incarnation.0));
+    }
+
+    /// What becomes of all that was found.
+    pub fn listed(&mut self, out: &mut Outside<'_>) {
+        let found = std::mem::take(&mut self.found);
         out.trace.note(out.agenda.now_us(), format_args!("finds {} containers", found.len()));
         let shape = self.pool.target().shape.clone();
         for verdict in reconcile(&self.map, &self.me, &found, &out.engine.ledger, Some(&shape)) {

@@ -334,6 +334,25 @@ impl Oracle {
         });
     }
 
+    /// An answer leaves its core.
+    pub fn answer_leaves(&mut self, op: &Op, answer: Answer, engine: &FakeEngine) {
+        let target = op.target();
+        let container = target.and_then(|id| engine.containers.get(&id));
+        match answer {
+            Answer::Stopped => {
+                self.wanted_is_durable(target, Wanted::Stopped);
+                let runs = container.is_some_and(crate::fake_engine::Container::runs);
+                self.check(!runs, Invariant::StoppedIsStopped, || format!("{target:?} runs"));
+            }
+            Answer::Started => {
+                self.wanted_is_durable(target, Wanted::Running);
+                let there = container.is_some_and(|container| container.env.is_some());
+                self.check(there, Invariant::CreatedIsThere, || format!("{target:?} has no container"));
+            }
+            Answer::Created(_) | Answer::Winner(_) | Answer::Destroyed => {}
+        }
+    }
+
     /// A request is answered.
     pub fn answered(&mut self, ticket: Ticket, op: &Op, reply: &Reply, engine: &FakeEngine) {
         if let Op::Stop(id) | Op::Start(id) = op {
@@ -351,15 +370,6 @@ impl Oracle {
         let runs = container.is_some_and(crate::fake_engine::Container::runs);
         match reply {
             Reply::Done(Ok(Answer::Created(id))) => self.created(op, *id, engine),
-            Reply::Done(Ok(Answer::Stopped)) => {
-                self.wanted_is_durable(target, Wanted::Stopped);
-                self.check(!runs, Invariant::StoppedIsStopped, || format!("{target:?} runs"));
-            }
-            Reply::Done(Ok(Answer::Started)) => {
-                self.wanted_is_durable(target, Wanted::Running);
-                let there = container.is_some_and(|container| container.env.is_some());
-                self.check(there, Invariant::CreatedIsThere, || format!("{target:?} has no container"));
-            }
             Reply::Done(Ok(Answer::Destroyed)) => {
                 if let Some(id) = target {
                     let durable = self.durable.get(&id).is_none();
@@ -394,7 +404,8 @@ impl Oracle {
                 let active = container.is_some_and(|container| container.env.is_some() && runs);
                 self.check(!*ran || active, Invariant::ExecInOwn, || format!("a command ran in {target:?}"));
             }
-            Reply::Done(Err(_)) => {}
+            // Held to account when it left its core: until it arrives somebody else's wish may have come after it.
+            Reply::Done(Ok(Answer::Stopped | Answer::Started) | Err(_)) => {}
         }
     }
 

@@ -244,6 +244,7 @@ impl World {
             Event::DiscardAgain(host, life, slot) => {
                 self.with_node(host, Some(life), |node, out| node.run(slot, Work::Discard, out));
             }
+            Event::Lists(host, life) => self.with_node(host, Some(life), Node::lists),
             Event::Listed(host, life) => self.with_node(host, Some(life), Node::listed),
             Event::DeathNews(host, life, slot) => {
                 self.with_node(host, Some(life), |node, out| node.died(slot, out));

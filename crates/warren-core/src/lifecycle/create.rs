@@ -102,7 +102,8 @@ impl Lifecycle {
             (_, StepResult::Failed(error)) => {
                 creating.prepared = false;
                 // Asking for something impossible is not made possible by asking twice.
-                let hopeless = matches!(error.code, ErrorCode::Unprocessable | ErrorCode::Forbidden | ErrorCode::NotImplemented);
+                let hopeless =
+                    matches!(error.code, ErrorCode::Unprocessable | ErrorCode::Forbidden | ErrorCode::NotImplemented);
                 if creating.makes < MAKES_MAX && !hopeless {
                     creating.makes += 1;
                     Some(Self::make(&creating.place))
