@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use serde_json::json;
 use tests::engine::{podman, podman_says};
-use tests::{Cases, Node, Options, within};
+use tests::{BUSYBOX, Cases, Node, Options, within};
 
 /// The contract's 2 s, stretched for slow hosts.
 const NOTICED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Two looks, ten seconds apart, stretched for slow hosts.
+const STRAY_GONE_WITHIN: Duration = Duration::from_secs(60);
 
 #[test]
 fn what_happens_behind_our_back_is_shown() {
@@ -64,6 +67,28 @@ fn what_happens_behind_our_back_is_shown() {
         assert!(shown["error"].as_str().is_some_and(|why| why.contains("removed")), "{shown}");
         node.api().exec_with(&id, &json!({ "cmd": ["true"] })).expect_error(409, "wrong_state");
         node.api().destroy(&id);
+        node.settles();
+    });
+    cases.case("a container of ours that is nobody's is removed", || {
+        // As an engine leaves it that was cut off in the midst of a create, after the stock was taken.
+        let stray = "strayaaaaaaaaaaaaaaa";
+        let identity = node.identity();
+        let labels = [
+            format!("--label=warren.cluster={}", identity.cluster),
+            format!("--label=warren.node={}", identity.host),
+            format!("--label=warren.sandbox={stray}"),
+        ];
+        let name = format!("--name=warren-{stray}");
+        let mut arguments = vec!["create", "--network=none", &name];
+        arguments.extend(labels.iter().map(String::as_str));
+        arguments.extend([BUSYBOX, "true"]);
+        podman_says(&arguments);
+        within(STRAY_GONE_WITHIN, "the stray is gone", || {
+            match podman(&["container", "exists", &format!("warren-{stray}")]).status.code() {
+                Some(1) => Ok(()),
+                other => Err(format!("podman says {other:?}")),
+            }
+        });
         node.settles();
     });
     cases.case("a container that somebody stops is stopped", || {

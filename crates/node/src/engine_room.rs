@@ -2,7 +2,7 @@
 //! into words that a client can act on, and the rest is logged.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,6 +107,11 @@ impl EngineRoom {
     /// Which sandboxes were handed their environment.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// The containers that are held: running, with an agent that answered.
+    pub fn all_held(&self) -> BTreeSet<SandboxId> {
+        self.slots.held.read().keys().copied().collect()
     }
 
     /// Carries out one step on one container.

@@ -1,14 +1,14 @@
 //! Delivers what leaves a core. One hub for all actors of a node's own thread.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use actix::{Actor, Addr};
-use types::{ErrorCode, SandboxId, Timestamp, WarrenError};
-use warren_core::lifecycle::{self, Answer};
+use types::{SandboxId, Timestamp};
+use warren_core::lifecycle;
 use warren_core::step::{Step, StepResult};
 use warren_core::warm_pool;
 use warren_core::wiring::{self, Message, Requester};
@@ -49,8 +49,8 @@ pub struct Hub {
     room: Rc<EngineRoom>,
     answers: Arc<Answers>,
     view: Arc<View>,
-    /// Slots that are being discarded.
-    discarding: Cell<usize>,
+    /// Containers on which something is being done, and how many things.
+    under_way: RefCell<BTreeMap<SandboxId, u32>>,
     closed: RefCell<Option<String>>,
 }
 
@@ -70,7 +70,7 @@ impl Hub {
             room,
             answers,
             view,
-            discarding: Cell::new(0),
+            under_way: RefCell::default(),
             closed: RefCell::new(Some("the node is starting".to_owned())),
         })
     }
@@ -93,9 +93,23 @@ impl Hub {
         *self.closed.borrow_mut() = reason;
     }
 
-    /// Sandboxes under supervision and slots being discarded: 0 when nothing of ours is left.
+    /// Sandboxes under supervision and containers being worked on: 0 when nothing of ours is left.
     pub fn busy_with(&self) -> usize {
-        self.supervisors.borrow().len() + self.discarding.get()
+        self.supervisors.borrow().len() + self.under_way.borrow().len()
+    }
+
+    fn begin(&self, slot: SandboxId) {
+        *self.under_way.borrow_mut().entry(slot).or_default() += 1;
+    }
+
+    fn end(&self, slot: SandboxId) {
+        let mut under_way = self.under_way.borrow_mut();
+        if let Some(count) = under_way.get_mut(&slot) {
+            *count -= 1;
+            if *count == 0 {
+                under_way.remove(&slot);
+            }
+        }
     }
 
     /// Brings a message to where it belongs.
@@ -125,31 +139,21 @@ impl Hub {
             supervisor.do_send(SupervisorInput(input));
             return;
         }
-        match input {
-            lifecycle::Input::Create { .. } | lifecycle::Input::Adopt { .. } | lifecycle::Input::Bury { .. } => {
-                if matches!(input, lifecycle::Input::Create { .. }) {
-                    kill_point::reached("create.claimed");
-                }
-                let supervisor = Supervisor::new(id, Rc::clone(self)).start();
-                supervisor.do_send(SupervisorInput(input));
-                self.supervisors.borrow_mut().insert(id, supervisor);
+        if wiring::begins(&input) {
+            if matches!(input, lifecycle::Input::Create { .. }) {
+                kill_point::reached("create.claimed");
             }
-            lifecycle::Input::Destroy(ticket) => self.answers.answer(ticket, Ok(Answer::Destroyed)),
-            lifecycle::Input::Stop(ticket) | lifecycle::Input::Start(ticket) | lifecycle::Input::Join(ticket) => {
-                let error = WarrenError::new(ErrorCode::NotFound, "sandbox not found");
-                self.answers.answer(ticket, Err(error));
-            }
-            // Late news of a sandbox that is gone.
-            lifecycle::Input::Applied { .. }
-            | lifecycle::Input::ProposalDropped
-            | lifecycle::Input::Step(..)
-            | lifecycle::Input::Died { .. }
-            | lifecycle::Input::Wake => {}
+            let supervisor = Supervisor::new(id, Rc::clone(self)).start();
+            supervisor.do_send(SupervisorInput(input));
+            self.supervisors.borrow_mut().insert(id, supervisor);
+        } else if let Some(message) = wiring::undelivered(id, &input) {
+            self.deliver(message);
         }
     }
 
     fn run(self: &Rc<Self>, requester: Requester, slot: SandboxId, step: Step) {
         let hub = Rc::clone(self);
+        self.begin(slot);
         actix::spawn(async move {
             let kind = step.kind();
             let result = hub.room.run(&hub, slot, step).await;
@@ -161,12 +165,13 @@ impl Hub {
                 Requester::Pool => kill_point::reached("slot.made"),
             }
             hub.deliver(wiring::step_ended(requester, slot, kind, result));
+            hub.end(slot);
         });
     }
 
     fn discard(self: &Rc<Self>, slot: SandboxId) {
         let hub = Rc::clone(self);
-        self.discarding.set(self.discarding.get() + 1);
+        self.begin(slot);
         actix::spawn(async move {
             let mut pause = DISCARD_AGAIN_MIN;
             while let StepResult::Failed(error) = hub.room.run(&hub, slot, Step::Remove).await {
@@ -174,7 +179,7 @@ impl Hub {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(DISCARD_AGAIN_MAX);
             }
-            hub.discarding.set(hub.discarding.get() - 1);
+            hub.end(slot);
         });
     }
 
@@ -189,7 +194,16 @@ impl Hub {
 
     /// The first process of a slot has ended: whoever has it is told.
     pub fn died(self: &Rc<Self>, slot: SandboxId, why: String) {
-        self.deliver(Message::Pool(warm_pool::Input::Died(slot)));
-        self.deliver(Message::Supervisor(slot, lifecycle::Input::Died { why }));
+        for message in wiring::died(slot, why) {
+            self.deliver(message);
+        }
+    }
+
+    /// What this node works on or keeps: a container of none of these is nobody's.
+    pub fn known(&self) -> BTreeSet<SandboxId> {
+        let mut known = self.room.all_held();
+        known.extend(self.supervisors.borrow().keys().copied());
+        known.extend(self.under_way.borrow().keys().copied());
+        known
     }
 }

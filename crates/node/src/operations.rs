@@ -18,7 +18,7 @@ use types::{
 };
 use warren_core::lifecycle::{Answer, CreatePlan, Input, Ticket};
 use warren_core::placement::Outcome;
-use warren_core::wiring::Message;
+use warren_core::wiring::{self, Message};
 
 use crate::actors::consensus::{Barrier, ConsensusActor};
 use crate::actors::follower::{Deliver, Follower};
@@ -128,8 +128,12 @@ impl NodeOperations {
 
     /// Sends a wish to a sandbox's supervisor and waits for its answer.
     async fn ask(&self, id: SandboxId, wish: impl FnOnce(Ticket) -> Input) -> Result<Answer, WarrenError> {
+        self.ask_by(|ticket| Message::Supervisor(id, wish(ticket))).await
+    }
+
+    async fn ask_by(&self, message: impl FnOnce(Ticket) -> Message) -> Result<Answer, WarrenError> {
         let waiter = self.answers.wait();
-        let message = Message::Supervisor(id, wish(waiter.ticket));
+        let message = message(waiter.ticket);
         self.follower.try_send(Deliver(message)).map_err(|_| busy())?;
         waiter.answer().await.unwrap_or_else(|| Err(node_is_ending()))
     }
@@ -137,7 +141,7 @@ impl NodeOperations {
     /// The sandbox that a create came to. Waits for it where another request is bringing it up.
     async fn created(&self, answer: Answer) -> Result<Sandbox, WarrenError> {
         let id = match answer {
-            Answer::Winner(winner) => match self.ask(winner, Input::Join).await? {
+            Answer::Winner(winner) => match self.ask_by(|ticket| wiring::join(winner, ticket)).await? {
                 Answer::Created(id) => id,
                 _ => winner,
             },

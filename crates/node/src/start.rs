@@ -1,5 +1,6 @@
 //! From a configuration to a node that answers, and from a signal to its end.
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
@@ -17,7 +18,7 @@ use types::spec::SlotShape;
 use types::{NetworkMode, Resources};
 use warren_core::lifecycle::Input;
 use warren_core::placement::{Command, Kind, Outcome};
-use warren_core::reconcile::{Found, reconcile};
+use warren_core::reconcile::{Found, reconcile, strays};
 use warren_core::warm_pool::{self, Target, WarmPool};
 use warren_core::wiring::{self, Message};
 
@@ -46,6 +47,9 @@ const DESTROY_WITHIN: Duration = Duration::from_secs(120);
 
 /// How often an ending node looks whether all is gone.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Time between two looks for containers that are nobody's; the second look in a row removes one.
+const STOCK_EVERY: Duration = Duration::from_secs(10);
 
 /// Silence after which a client's connection is probed.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
@@ -191,6 +195,7 @@ impl Node {
         kill_point::reached("node.swept");
         hub.deliver(Message::Pool(warm_pool::Input::Open));
         hub.set_closed(None);
+        actix::spawn(keep_stock(Rc::clone(&hub), Rc::clone(&room)));
 
         let operations = Arc::new(NodeOperations {
             scheduler,
@@ -363,4 +368,25 @@ async fn adopt(hub: &Rc<Hub>, room: &Rc<EngineRoom>, view: &View, pool: &SlotSha
         }
     }
     Ok(())
+}
+
+/// Looks for containers of ours that are nobody's, for as long as the node lives.
+async fn keep_stock(hub: Rc<Hub>, room: Rc<EngineRoom>) {
+    let mut seen = BTreeSet::new();
+    loop {
+        tokio::time::sleep(STOCK_EVERY).await;
+        let found = match room.engine().list_ours().await {
+            Ok(found) => found.into_iter().map(|found| found.id).collect(),
+            Err(error) => {
+                tracing::warn!(%error, "cannot take stock of the containers");
+                continue;
+            }
+        };
+        let (strays, now) = strays(&hub.view().placement(), &found, &hub.known(), &seen);
+        seen = now;
+        for id in strays {
+            tracing::warn!(sandbox = %id, "a container of ours that is nobody's, removing it");
+            hub.deliver(Message::Supervisor(id, Input::Bury { tombstone: None }));
+        }
+    }
 }

@@ -83,5 +83,20 @@ pub fn reconcile(
     verdicts
 }
 
+/// Containers of ours that are nobody's, for the second look in a row: those to bury now, and those to
+/// be looked at again. An engine that was cut off may finish a create after the stock was taken; one
+/// look alone could meet a container just before its news arrives.
+#[must_use]
+pub fn strays(
+    map: &Placement,
+    found: &BTreeSet<SandboxId>,
+    known: &BTreeSet<SandboxId>,
+    seen_before: &BTreeSet<SandboxId>,
+) -> (Vec<SandboxId>, BTreeSet<SandboxId>) {
+    let now: BTreeSet<_> = found.difference(known).copied().filter(|id| map.get(id).is_none()).collect();
+    let bury = now.intersection(seen_before).copied().collect();
+    (bury, now)
+}
+
 #[cfg(test)]
 mod tests;

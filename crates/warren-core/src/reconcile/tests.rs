@@ -210,3 +210,21 @@ fn a_slot_of_another_shape_is_not_for_the_pool() {
         ",
     );
 }
+
+#[test]
+fn a_stray_is_buried_at_the_second_look_in_a_row() {
+    let ids = |names: &str| names.bytes().map(|name| SandboxId::from_entropy([name; 20])).collect::<BTreeSet<_>>();
+    let map = Placement::default();
+    // Found, known, seen before; to be buried, to be looked at again.
+    for (found, known, before, bury, again) in [
+        ("ab", "a", "", "", "b"),
+        ("ab", "a", "b", "b", "b"),
+        ("ab", "ab", "b", "", ""),
+        ("a", "a", "b", "", ""),
+        ("abc", "", "ac", "ac", "abc"),
+    ] {
+        let (buried, seen) = strays(&map, &ids(found), &ids(known), &ids(before));
+        assert_eq!(buried.into_iter().collect::<BTreeSet<_>>(), ids(bury), "{found} {known} {before}");
+        assert_eq!(seen, ids(again), "{found} {known} {before}");
+    }
+}
