@@ -27,10 +27,6 @@ const DISCARD_AGAIN_MIN: Duration = Duration::from_millis(200);
 /// Pause between two tries to discard a slot at most.
 const DISCARD_AGAIN_MAX: Duration = Duration::from_secs(30);
 
-/// How long a refill waits while other slots stand ready: it follows a claim, and would take the
-/// processors from the sandbox that was just claimed and its first command.
-const REFILL_PAUSE: Duration = Duration::from_millis(20);
-
 /// The wall clock, as the cores take it.
 pub fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -160,9 +156,6 @@ impl Hub {
         self.begin(slot);
         actix::spawn(async move {
             let kind = step.kind();
-            if requester == Requester::Pool && hub.view.pool_ready() > 0 {
-                tokio::time::sleep(REFILL_PAUSE).await;
-            }
             let result = hub.room.run(&hub, slot, step).await;
             if let StepResult::Failed(error) = &result {
                 tracing::warn!(sandbox = %slot, step = ?kind, %error, "step failed");

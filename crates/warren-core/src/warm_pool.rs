@@ -11,6 +11,10 @@ use crate::lifecycle::CreatePlan;
 /// Slots that are made at once. More would only queue on the engine's locks, before cold creates.
 pub const MAKING_MAX: usize = 2;
 
+/// Milliseconds that a refill waits after the claim that makes it needed, where none is under way: an engine at work
+/// takes the processor from the claim and from the sandbox's first command.
+pub const REFILL_PAUSE_MS: u64 = 20;
+
 /// Milliseconds until the first try after a failure; each further failure doubles them.
 pub const RETRY_MS_MIN: u64 = 1_000;
 
@@ -93,6 +97,8 @@ pub struct WarmPool {
     dead: BTreeSet<SandboxId>,
     failures: u32,
     retry_at: Option<Timestamp>,
+    /// No refill begins before.
+    pause_until: Option<Timestamp>,
     last_error: Option<WarrenError>,
     hits: u64,
     misses: u64,
@@ -114,6 +120,7 @@ impl WarmPool {
             dead: BTreeSet::new(),
             failures: 0,
             retry_at: None,
+            pause_until: None,
             last_error: None,
             hits: 0,
             misses: 0,
@@ -159,7 +166,7 @@ impl WarmPool {
                 self.open = true;
                 self.dead.clear();
             }
-            Input::Claim(plan) => self.claim(fresh, plan, &mut out),
+            Input::Claim(plan) => self.claim(now, fresh, plan, &mut out),
             Input::Adopted(slot) if self.dead.remove(&slot) => out.push(Output::Discard(slot)),
             Input::Adopted(slot) => self.take_in(slot, &mut out),
             Input::Made(slot) => {
@@ -215,6 +222,8 @@ impl WarmPool {
     /// Where the wall clock was set back, the call comes before its time and another one is needed. What
     /// has come is over: a clock that is set back later must not bring the wait back.
     fn wake(&mut self, now: Timestamp, out: &mut Vec<Output>) {
+        // So short a wait needs no second call.
+        self.pause_until = None;
         self.retry_at = match self.retry_at {
             Some(at) if now < at => now.checked_add_ms(RETRY_MS_MAX).map(|latest| at.min(latest)),
             _ => None,
@@ -222,7 +231,7 @@ impl WarmPool {
         out.extend(self.retry_at.map(Output::WakeAt));
     }
 
-    fn claim(&mut self, fresh: &mut dyn FreshIds, plan: Box<CreatePlan>, out: &mut Vec<Output>) {
+    fn claim(&mut self, now: Timestamp, fresh: &mut dyn FreshIds, plan: Box<CreatePlan>, out: &mut Vec<Output>) {
         let wanted = plan.spec.slot_shape();
         if wanted.image == self.target.shape.image && wanted.image_id != self.target.shape.image_id {
             // The reference names another image by now: what stands ready is of the old one.
@@ -239,6 +248,10 @@ impl WarmPool {
             Some(slot) => {
                 self.hits += 1;
                 out.push(Output::Give { slot, warm: true, plan });
+                if self.open && self.pause_until.is_none() && self.making.is_empty() && self.outdated.is_empty() {
+                    self.pause_until = now.checked_add_ms(REFILL_PAUSE_MS);
+                    out.extend(self.pause_until.map(Output::WakeAt));
+                }
             }
             None => {
                 self.misses += 1;
@@ -281,6 +294,10 @@ impl WarmPool {
         if !self.open || self.failures >= FAILURES_MAX || self.retry_at.is_some_and(|at| now < at) {
             return;
         }
+        if self.pause_until.is_some_and(|at| now < at) {
+            return;
+        }
+        self.pause_until = None;
         // A template that failed last is tried one slot at a time.
         let making_max = if self.failures > 0 { 1 } else { MAKING_MAX };
         while self.making.len() + self.outdated.len() < making_max

@@ -140,19 +140,21 @@ fn a_slot_is_given_once_and_the_oldest_first() {
           ready [ba], 0 warm, 0 cold, no error
         claim
           give b warm to 1
-          make c of i1
+          wake at 20
         claim
           give a warm to 2
-          make d of i1
         # Empty: made cold, by the sandbox itself.
         claim
-          give e cold to 3
+          give c cold to 3
         pool
           ready [], 2 warm, 1 cold, no error
-        made c
+        at 20
+          make d of i1
+          make e of i1
         made d
+        made e
         pool
-          ready [cd], 2 warm, 1 cold, no error
+          ready [de], 2 warm, 1 cold, no error
         ",
     );
 }
@@ -418,6 +420,8 @@ fn a_claim_that_names_a_newer_image_turns_the_pool_to_it() {
         made c
         claim image i2
           give c warm to 2
+          wake at 20
+        at 20
           make d of i2
         pool
           ready [], 1 warm, 1 cold, no error
@@ -439,7 +443,48 @@ fn a_claim_of_another_shape_is_cold_and_leaves_the_slots_alone() {
           ready [a], 0 warm, 1 cold, no error
         claim
           give a warm to 2
+          wake at 20
+        at 20
           make c of i1
+        ",
+    );
+}
+
+#[test]
+fn a_refill_leaves_the_processor_to_the_claim_first_but_waits_once_only() {
+    check(
+        3,
+        "
+        open
+          make a of i1
+          make b of i1
+        made a
+          make c of i1
+        made b
+        # One is under way already: nothing is won by waiting.
+        claim
+          give a warm to 1
+          make d of i1
+        made c
+        made d
+        at 100
+        claim
+          give b warm to 2
+          wake at 120
+        # A later claim does not put it off again.
+        at 119
+          make e of i1
+        claim
+          give c warm to 3
+          make f of i1
+        made e
+        made f
+        # Neither does a clock that was set back.
+        claim
+          give d warm to 4
+          wake at 139
+        at 5
+          make g of i1
         ",
     );
 }
@@ -466,7 +511,7 @@ fn a_slot_that_died_is_discarded_and_replaced() {
         made c
         claim
           give c warm to 1
-          make d of i1
+          wake at 1020
         # Given: its supervisor is told.
         died c
         ",
@@ -504,6 +549,8 @@ fn adopted_slots_beyond_the_size_are_discarded() {
         open
         claim
           give x warm to 1
+          wake at 20
+        at 20
           make a of i1
         ",
     );
