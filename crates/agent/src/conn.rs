@@ -23,9 +23,10 @@ pub struct Conn {
 }
 
 impl Conn {
-    /// Takes over a connection whose first frame was read; `input` holds what came after it.
-    pub fn new(fd: OwnedFd, input: FrameBuffer) -> Self {
-        Self { fd, input, buffer: Vec::new() }
+    /// Takes over a connection whose first frame was read; `input` holds what came after it. `buffer` is PID 1's, of
+    /// [`READ_BYTES`]: one of its own would be new pages for each operation.
+    pub fn new(fd: OwnedFd, input: FrameBuffer, buffer: Vec<u8>) -> Self {
+        Self { fd, input, buffer }
     }
 
     /// The descriptor.
@@ -34,13 +35,12 @@ impl Conn {
     }
 
     /// The parts, for a loop that does its own waiting.
-    pub fn into_parts(self) -> (OwnedFd, FrameBuffer) {
-        (self.fd, self.input)
+    pub fn into_parts(self) -> (OwnedFd, FrameBuffer, Vec<u8>) {
+        (self.fd, self.input, self.buffer)
     }
 
     /// The next frame; None at the end of the connection, also in the middle of a frame.
     pub fn receive(&mut self) -> io::Result<Option<host_frame::Frame>> {
-        self.buffer.resize(READ_BYTES, 0);
         loop {
             match self.input.next_message::<HostFrame>(STREAM_FRAME_BYTES_MAX) {
                 Ok(Some(message)) => return Ok(message.frame),

@@ -48,7 +48,7 @@ pub struct Init {
     epoll: OwnedFd,
     signals: OwnedFd,
     spare: Option<OwnedFd>,
-    oom_counter: Option<OwnedFd>,
+    prepared: exec::Prepared,
     state: State,
     /// Oldest first.
     waiting: VecDeque<Waiting>,
@@ -73,7 +73,7 @@ impl Init {
             epoll,
             signals,
             spare: listener::spare(),
-            oom_counter: exec::open_oom_counter(),
+            prepared: exec::Prepared::look(),
             state: State::Bare,
             waiting: VecDeque::new(),
             resting_until: None,
@@ -240,8 +240,10 @@ impl Init {
         match sys::fork() {
             Ok(Forked::Parent(_)) => Ok(None),
             Ok(Forked::Child) => {
-                let oom_counter = self.oom_counter.as_ref().map(AsRawFd::as_raw_fd);
-                operate(operation, fd, input, defaults, oom_counter)
+                // SAFETY: the parent's owner of this descriptor is never dropped in this process, which ends by `_exit`.
+                let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+                let conn = Conn::new(fd, input, std::mem::take(&mut self.buffer));
+                operate(operation, conn, defaults, &self.prepared)
             }
             Err(error) => {
                 let why = format!("no process can be started in the sandbox: {error}");
@@ -252,16 +254,15 @@ impl Init {
 }
 
 /// The operation process: it owns the connection and nothing else of PID 1.
-fn operate(operation: Operation, fd: RawFd, input: FrameBuffer, defaults: &Defaults, oom: Option<RawFd>) -> ! {
+fn operate(operation: Operation, conn: Conn, defaults: &Defaults, prepared: &exec::Prepared) -> ! {
+    let fd = conn.raw();
     // The listener above all: whoever holds it answers in PID 1's name.
-    sys::close_all_but(fd, oom.unwrap_or(fd));
+    sys::close_all_but(fd, prepared.oom_counter.as_ref().map_or(fd, AsRawFd::as_raw_fd));
     if sys::set_nonblocking(fd, false).is_err() {
         sys::exit(1);
     }
-    // SAFETY: the parent's owner of this descriptor is never dropped in this process, which ends by `_exit`.
-    let conn = Conn::new(unsafe { OwnedFd::from_raw_fd(fd) }, input);
     match operation {
-        Operation::Exec(request) => exec::run(conn, request, defaults, oom),
+        Operation::Exec(request) => exec::run(conn, request, defaults, prepared),
         other => files::run(conn, other, defaults),
     }
 }

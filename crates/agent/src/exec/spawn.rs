@@ -72,8 +72,9 @@ pub fn read_status(status: RawFd) -> Option<StartFailure> {
     Some(StartFailure { stage, error: io::Error::from_raw_os_error(errno) })
 }
 
-/// Forks the command. The calling process becomes its subreaper and keeps only the right to kill.
-pub fn start(plan: &Plan) -> io::Result<Command> {
+/// Forks the command, whose bounding set is `bounding` before it becomes its user. The calling process becomes its
+/// subreaper and keeps only the right to kill.
+pub fn start(plan: &Plan, bounding: u64) -> io::Result<Command> {
     sys::prctl(libc::PR_SET_CHILD_SUBREAPER, 1)?;
     let (status, status_child) = sys::pipe()?;
     let request = &plan.request;
@@ -102,7 +103,7 @@ pub fn start(plan: &Plan) -> io::Result<Command> {
     let fds = child_fds.each_ref().map(|fd| fd.as_ref().map_or(first, AsRawFd::as_raw_fd));
     let mut pointers = Pointers::new(plan);
     match sys::fork()? {
-        Forked::Child => become_command(plan, &mut pointers, fds, &mut status_child.as_raw_fd()),
+        Forked::Child => become_command(plan, bounding, &mut pointers, fds, &mut status_child.as_raw_fd()),
         Forked::Parent(pid) => {
             // From here on the supervisor only watches and kills.
             caps::set(caps::SUPERVISOR)?;
@@ -129,8 +130,8 @@ impl Pointers {
 }
 
 /// In the child: system calls only, nothing is allocated.
-fn become_command(plan: &Plan, pointers: &mut Pointers, fds: [RawFd; 3], status: &mut RawFd) -> ! {
-    let stage = match become_user(plan, fds, status) {
+fn become_command(plan: &Plan, bounding: u64, pointers: &mut Pointers, fds: [RawFd; 3], status: &mut RawFd) -> ! {
+    let stage = match become_user(plan, bounding, fds, status) {
         Err(error) => fail(*status, Stage::Setup, &error),
         // SAFETY: the path is a valid C string.
         Ok(()) => match check(unsafe { libc::chdir(plan.workdir.as_ptr()) }) {
@@ -164,7 +165,7 @@ fn become_command(plan: &Plan, pointers: &mut Pointers, fds: [RawFd; 3], status:
     fail(*status, stage, &io::Error::from_raw_os_error(result))
 }
 
-fn become_user(plan: &Plan, fds: [RawFd; 3], status: &mut RawFd) -> io::Result<()> {
+fn become_user(plan: &Plan, bounding: u64, fds: [RawFd; 3], status: &mut RawFd) -> io::Result<()> {
     let user = &plan.user;
     let capabilities = if user.uid == 0 { caps::ROOT } else { caps::NONE };
     // SAFETY: plain integers and pointers to values that outlive each call.
@@ -192,7 +193,7 @@ fn become_user(plan: &Plan, fds: [RawFd; 3], status: &mut RawFd) -> io::Result<(
         check(libc::sigprocmask(libc::SIG_SETMASK, &none, ptr::null_mut()))?;
         libc::umask(0o022);
 
-        caps::drop_bounding_and_ambient(capabilities)?;
+        caps::drop_bounding_and_ambient(bounding, capabilities)?;
         raw(libc::syscall(libc::SYS_setgroups, user.groups.len(), user.groups.as_ptr()))?;
         raw(libc::syscall(libc::SYS_setresgid, user.gid, user.gid, user.gid))?;
         raw(libc::syscall(libc::SYS_setresuid, user.uid, user.uid, user.uid))?;

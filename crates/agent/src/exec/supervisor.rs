@@ -26,6 +26,10 @@ const OUT_PENDING_BYTES_MAX: usize = READ_BYTES;
 /// left running on purpose could keep its supervisor reading for ever.
 const DRAIN_BYTES_MAX: u64 = 1 << 20;
 
+/// How long the word that the program runs waits for the next one: of a command that ends at once the host hears in
+/// one message, and is not woken while the program has the processors.
+const STARTED_WAIT: Duration = Duration::from_millis(5);
+
 /// What a terminal takes for the end of input.
 const END_OF_TRANSMISSION: u8 = 4;
 
@@ -61,6 +65,8 @@ pub struct Supervisor {
     connected: bool,
     input: FrameBuffer,
     out: BytesMut,
+    /// Until then what is in `out` waits for more.
+    out_waits_until: Option<Duration>,
     buffer: Vec<u8>,
     pid: libc::pid_t,
     status: Option<OwnedFd>,
@@ -77,7 +83,7 @@ pub struct Supervisor {
 impl Supervisor {
     /// Takes over a command that was just forked.
     pub fn new(conn: Conn, plan: Plan, command: Command, oom: OomWatch) -> Self {
-        let (socket, input) = conn.into_parts();
+        let (socket, input, buffer) = conn.into_parts();
         let request = &plan.request;
         let source = |stream, fd, limit| Source { stream, fd, total: 0, limit, end: u64::MAX };
         let sources = [
@@ -89,7 +95,8 @@ impl Supervisor {
             connected: true,
             input,
             out: BytesMut::new(),
-            buffer: vec![0; READ_BYTES],
+            out_waits_until: None,
+            buffer,
             pid: command.pid,
             status: Some(command.status),
             start_failure: None,
@@ -157,7 +164,10 @@ impl Supervisor {
         let watch = |fd: Option<RawFd>, events| libc::pollfd { fd: fd.unwrap_or(-1), events, revents: 0 };
         let raw = |fd: &Option<OwnedFd>| fd.as_ref().map(AsRawFd::as_raw_fd);
         let room = self.has_room();
-        let socket_events = libc::POLLIN | if self.out.is_empty() { 0 } else { libc::POLLOUT };
+        let out_waits = self.out_waits_until.map(|until| until.saturating_sub(sys::monotonic()));
+        let flushing = !self.out.is_empty() && out_waits.is_none();
+        let socket_events = libc::POLLIN | if flushing { libc::POLLOUT } else { 0 };
+        let timeout = timeout.into_iter().chain(out_waits).min();
         let mut fds = [
             watch(Some(reaper.fd()), libc::POLLIN),
             watch(raw(&self.status), libc::POLLIN),
@@ -176,6 +186,7 @@ impl Supervisor {
             self.start_failure = self.status.take().and_then(|status| read_status(status.as_raw_fd()));
             if self.start_failure.is_none() {
                 self.send(Some(Frame::Started(Started { pid: self.pid })));
+                self.out_waits_until = Some(sys::monotonic().saturating_add(STARTED_WAIT));
             }
         }
         if socket {
@@ -195,7 +206,9 @@ impl Supervisor {
         // Room may have come only now, and nothing else may ever wake us: the host waits for this.
         self.flush();
         self.acknowledge_stdin();
-        self.flush();
+        if self.out_waits_until.is_none_or(|until| until <= sys::monotonic()) {
+            self.flush();
+        }
     }
 
     /// After the command's end: what its pipes still hold goes out, as fast as the host takes it.
@@ -368,11 +381,13 @@ impl Supervisor {
 
     fn send(&mut self, frame: Option<Frame>) {
         if self.connected {
+            self.out_waits_until = None;
             encode(&AgentFrame { frame }, &mut self.out);
         }
     }
 
     fn flush(&mut self) {
+        self.out_waits_until = None;
         while self.connected && !self.out.is_empty() {
             match sys::send(self.socket.as_raw_fd(), &self.out) {
                 Ok(length) => self.out.advance(length),
