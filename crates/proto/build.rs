@@ -19,7 +19,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let descriptors = protox::compile(&files, [&proto_dir])?;
     prost_build::Config::new()
-        .bytes([".warren.agent.v1.Data", ".warren.agent.v1.Output"])
+        .bytes([".warren.agent.v1.Data", ".warren.agent.v1.Output", ".warren.peer.v1"])
+        // Keys and tokens are in these.
+        .skip_debug([
+            ".warren.peer.v1.AuthorityRecord",
+            ".warren.peer.v1.JoinAccepted",
+            ".warren.peer.v1.JoinReply",
+            ".warren.peer.v1.JoinReply.answer",
+            ".warren.peer.v1.JoinRequest",
+        ])
         // The digest of a spec is taken over its bytes, so a map must have one order.
         .btree_map(["."])
         .include_file("packages.rs")

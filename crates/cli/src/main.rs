@@ -2,6 +2,7 @@
 
 mod doctor;
 mod node;
+mod token;
 
 use clap::{Parser, Subcommand};
 
@@ -17,6 +18,8 @@ struct Arguments {
 enum Command {
     /// Run a node.
     Node(node::Arguments),
+    /// Print a token that lets a node join this node's cluster.
+    Token(token::Arguments),
     /// Say what this host lacks, and the command that mends it.
     Doctor(doctor::Arguments),
 }
@@ -31,6 +34,7 @@ fn main() -> anyhow::Result<std::process::ExitCode> {
         .init();
     match Arguments::parse().command {
         Command::Node(arguments) => node::run(arguments),
+        Command::Token(arguments) => token::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
     }
 }

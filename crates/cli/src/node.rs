@@ -23,6 +23,18 @@ pub struct Arguments {
     /// Address of the HTTP front door.
     #[arg(long)]
     listen: Option<String>,
+    /// Address on which other nodes are let in.
+    #[arg(long)]
+    peer_listen: Option<String>,
+    /// Where other nodes find this one, where that is not the address it listens on.
+    #[arg(long)]
+    peer_address: Option<String>,
+    /// Peer address of any member of the cluster to join.
+    #[arg(long)]
+    join: Option<String>,
+    /// The token that lets this node join; `warren token` on a member prints one. Also WARREN_JOIN_TOKEN.
+    #[arg(long, env = "WARREN_JOIN_TOKEN", hide_env_values = true)]
+    token: Option<String>,
     /// The agent's binary.
     #[arg(long)]
     agent: Option<PathBuf>,
@@ -52,6 +64,10 @@ impl Arguments {
         set("data_dir", self.data_dir.as_ref().map(path));
         set("run_dir", self.run_dir.as_ref().map(path));
         set("listen", self.listen.as_ref().map(text));
+        set("peer_listen", self.peer_listen.as_ref().map(text));
+        set("peer_address", self.peer_address.as_ref().map(text));
+        set("join", self.join.as_ref().map(text));
+        set("join_token", self.token.as_ref().map(text));
         set("agent", self.agent.as_ref().map(path));
         set("pool_size", self.pool_size.map(|size| Value::from(i64::from(size))));
         set("default_image", self.default_image.as_ref().map(text));

@@ -170,6 +170,18 @@ impl Consensus {
         }
     }
 
+    /// Who votes and who learns now.
+    pub fn members(&self) -> ConfState {
+        self.raw.raft.prs().conf().to_conf_state()
+    }
+
+    /// How far a member's log is known to agree with this leader's; none where it is no member or this one does not
+    /// lead.
+    pub fn matched(&self, member: u64) -> Option<u64> {
+        let raft = &self.raw.raft;
+        (raft.state == StateRole::Leader).then(|| raft.prs().get(member).map(|progress| progress.matched)).flatten()
+    }
+
     fn tick(&mut self) {
         self.reads.tick();
         if self.may_campaign() {

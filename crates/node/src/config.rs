@@ -17,6 +17,16 @@ pub struct NodeConfig {
     pub run_dir: PathBuf,
     /// Address of the HTTP front door. Without an API key only loopback addresses are taken.
     pub listen: SocketAddr,
+    /// Address on which other nodes of the cluster are let in; none for a node alone.
+    pub peer_listen: Option<SocketAddr>,
+    /// Where other nodes find this one, `name:port`; none for the address it listens on.
+    pub peer_address: Option<String>,
+    /// Where clients find this node; none for the address it listens on.
+    pub http_address: Option<String>,
+    /// Peer address of any member of the cluster to join; looked at only by a node without an identity.
+    pub join: Option<String>,
+    /// The token that lets this node join.
+    pub join_token: Option<String>,
     /// Keys that open the front door, comma separated in the environment; empty for none.
     pub api_keys: Vec<String>,
     /// The agent's binary.
@@ -75,6 +85,11 @@ impl Default for NodeConfig {
             data_dir: PathBuf::from("/var/lib/warren"),
             run_dir: PathBuf::from("/run/warren"),
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            peer_listen: None,
+            peer_address: None,
+            http_address: None,
+            join: None,
+            join_token: None,
             api_keys: Vec::new(),
             agent: PathBuf::from("/usr/lib/warren/warren-agent"),
             default_image: "localhost/warren/default:latest".to_owned(),
@@ -163,10 +178,25 @@ impl NodeConfig {
         }
     }
 
+    /// Where other nodes find this one.
+    #[must_use]
+    pub fn advertised_peer_address(&self) -> Option<String> {
+        self.peer_address.clone().or_else(|| self.peer_listen.map(|address| address.to_string()))
+    }
+
+    /// Where clients find this node.
+    #[must_use]
+    pub fn advertised_http_address(&self) -> String {
+        self.http_address.clone().unwrap_or_else(|| self.listen.to_string())
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         let wrong = |field, why: &str| Err(ConfigError::Field { field, why: why.to_owned() });
         if self.api_keys.is_empty() && !self.listen.ip().is_loopback() {
             return wrong("listen", "without an API key a node listens on loopback addresses only");
+        }
+        if self.join.is_some() && (self.join_token.is_none() || self.peer_listen.is_none()) {
+            return wrong("join", "a node that joins needs join_token and peer_listen");
         }
         if self.api_keys.iter().any(|key| key.trim().is_empty()) {
             return wrong("api_keys", "an empty key opens nothing");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use actix::{Actor, Addr};
-use types::{SandboxId, Timestamp};
+use types::{Incarnation, SandboxId, Timestamp};
 use warren_core::lifecycle;
 use warren_core::step::{Step, StepResult};
 use warren_core::warm_pool;
@@ -17,7 +17,9 @@ use crate::actors::consensus::{ConsensusActor, Propose};
 use crate::actors::pool::{PoolActor, PoolInput};
 use crate::actors::supervisor::{Supervisor, SupervisorInput};
 use crate::answers::Answers;
+use crate::cluster::Cluster;
 use crate::engine_room::EngineRoom;
+use crate::gossip;
 use crate::kill_point;
 use crate::view::View;
 
@@ -49,6 +51,8 @@ pub struct Hub {
     room: Rc<EngineRoom>,
     answers: Arc<Answers>,
     view: Arc<View>,
+    cluster: Arc<Cluster>,
+    incarnation: Incarnation,
     /// Containers on which something is being done, and how many things.
     under_way: RefCell<BTreeMap<SandboxId, u32>>,
     closed: RefCell<Option<String>>,
@@ -62,6 +66,8 @@ impl Hub {
         room: Rc<EngineRoom>,
         answers: Arc<Answers>,
         view: Arc<View>,
+        cluster: Arc<Cluster>,
+        incarnation: Incarnation,
     ) -> Rc<Self> {
         Rc::new(Self {
             consensus,
@@ -70,6 +76,8 @@ impl Hub {
             room,
             answers,
             view,
+            cluster,
+            incarnation,
             under_way: RefCell::default(),
             closed: RefCell::new(Some("the node is starting".to_owned())),
         })
@@ -91,6 +99,11 @@ impl Hub {
             kill_point::opened();
         }
         *self.closed.borrow_mut() = reason;
+    }
+
+    /// Containers being worked on.
+    pub fn working_on(&self) -> usize {
+        self.under_way.borrow().len()
     }
 
     /// Sandboxes under supervision and containers being worked on: 0 when nothing of ours is left.
@@ -124,7 +137,10 @@ impl Hub {
                 kill_point::answered(&answer);
                 self.answers.answer(ticket, answer);
             }
-            Message::Observe(id, observed) => self.view.observe(id, observed),
+            Message::Observe(id, observed) => {
+                self.cluster.broadcast(&gossip::observed(self.view.me(), self.incarnation, id, &observed));
+                self.view.observe(id, observed);
+            }
             Message::WakePoolAt(at) => self.later(at, Message::Pool(warm_pool::Input::Wake)),
             Message::WakeSupervisorAt(id, at) => self.later(at, Message::Supervisor(id, lifecycle::Input::Wake)),
             Message::Retire(id) => {

@@ -7,16 +7,23 @@ pub mod config;
 
 mod actors;
 mod agent_words;
+mod answer_calls;
 mod answers;
+mod cluster;
 mod engine_room;
+mod gossip;
 mod hub;
 mod identity;
 mod kill_point;
 mod ledger;
 mod operations;
+mod peers_door;
+mod remote;
+mod routing;
 mod seal;
 mod start;
 mod view;
 
 pub use config::NodeConfig;
+pub use identity::join_token;
 pub use start::{ExitReason, run};

@@ -2,6 +2,7 @@
 //! commands straight to the sandbox's agent.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::Addr;
 use bytes::Bytes;
@@ -13,17 +14,18 @@ use runtime::{Engine, ImageFacts, ResolveError};
 use tokio::sync::oneshot;
 use types::node::NodeHealth;
 use types::{
-    CreateRequest, ErrorCode, ExecOutcome, ExecRequest, FileEntry, Generation, Incarnation, NetworkMode, Resources,
-    Sandbox, SandboxId, SandboxSpec, Status, WarrenError,
+    CreateRequest, ErrorCode, ExecOutcome, ExecRequest, FileEntry, Generation, HostId, Incarnation, NetworkMode,
+    Resources, Sandbox, SandboxId, SandboxSpec, Status, WarrenError,
 };
 use warren_core::lifecycle::{Answer, CreatePlan, Input, Ticket};
-use warren_core::placement::Outcome;
+use warren_core::placement::{Command, DestroyReason, Kind, Outcome};
 use warren_core::wiring::{self, Message};
 
-use crate::actors::consensus::{Barrier, ConsensusActor};
+use crate::actors::consensus::{Barrier, ConsensusActor, ProposeAndTell};
 use crate::actors::follower::{Deliver, Follower};
 use crate::actors::scheduler::{Schedule, Scheduler};
 use crate::agent_words::{exec_error, exec_outcome, exec_request, file_entry, file_error, write_error};
+use crate::answer_calls::Placed;
 use crate::answers::Answers;
 use crate::config::NodeConfig;
 use crate::engine_room::Slots;
@@ -35,7 +37,16 @@ use crate::view::View;
 /// The template that is the default image with the node's default limits.
 const DEFAULT_TEMPLATE: &str = "default";
 
-/// The front door's way into this node. Shared by all HTTP threads.
+/// How long a destroy may take to be recorded whose sandbox's node can not be reached.
+const ENTOMB_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a create waits for a sandbox that another node is bringing up.
+const AWAITED_WITHIN: Duration = Duration::from_secs(60);
+
+/// How often it looks.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// What is done on this node, for its own front door and for the others. Shared by all threads.
 pub struct NodeOperations {
     /// Address of the scheduler.
     pub scheduler: Addr<Scheduler>,
@@ -141,6 +152,10 @@ impl NodeOperations {
     /// The sandbox that a create came to. Waits for it where another request is bringing it up.
     async fn created(&self, answer: Answer) -> Result<Sandbox, WarrenError> {
         let id = match answer {
+            Answer::Winner(winner) if matches!(self.placed(&winner), Placed::Elsewhere { .. }) => {
+                self.awaited(winner).await?;
+                winner
+            }
             Answer::Winner(winner) => match self.ask_by(|ticket| wiring::join(winner, ticket)).await? {
                 Answer::Created(id) => id,
                 _ => winner,
@@ -152,6 +167,79 @@ impl NodeOperations {
         };
         self.show(id).ok_or_else(|| {
             WarrenError::new(ErrorCode::Gone, "the sandbox was deleted meanwhile").with("id", id.as_str())
+        })
+    }
+
+    /// Makes a sandbox here, or tells `elsewhere` which node is to make it.
+    pub async fn make(
+        &self,
+        request: CreateRequest,
+        elsewhere: Option<oneshot::Sender<HostId>>,
+    ) -> Result<Sandbox, WarrenError> {
+        if let Some(key) = &request.idempotency {
+            let decided = self.view.placement().key(key);
+            match decided {
+                Some(Outcome::AlreadyPlaced { winner }) => return self.created(Answer::Winner(winner)).await,
+                Some(Outcome::Refused(refusal)) => return Err(refusal.error()),
+                _ => {}
+            }
+        }
+        let image = self.image(&request).await?;
+        let spec = self.spec(&request, &image)?;
+        let sealed_env = self.secrets_key.seal(&request.env).map_err(|error| {
+            tracing::error!(%error, "an environment could not be sealed");
+            WarrenError::new(ErrorCode::Internal, "the environment could not be sealed")
+        })?;
+        let waiter = self.answers.wait();
+        let plan = CreatePlan {
+            ticket: waiter.ticket,
+            owner: self.view.me().clone(),
+            incarnation: self.incarnation,
+            spec: Arc::new(spec),
+            sealed_env: sealed_env.into(),
+            expires_at: request.lifetime.expires_at(now(), self.config.default_timeout_seconds),
+            key: request.idempotency,
+        };
+        self.scheduler.try_send(Schedule { plan: Box::new(plan), elsewhere }).map_err(|_| busy())?;
+        let answer = waiter.answer().await.unwrap_or_else(|| Err(node_is_ending()))?;
+        self.created(answer).await
+    }
+
+    /// Takes a sandbox out of the map whose node can not be reached; that node kills it when it is back.
+    pub async fn entomb(&self, id: SandboxId) -> Result<Deleted, WarrenError> {
+        let (tell, told) = oneshot::channel();
+        let kind = Kind::Destroy { id, reason: DestroyReason::Asked };
+        let command = Command { time: now(), kind };
+        self.consensus.try_send(ProposeAndTell { command, tell }).map_err(|_| busy())?;
+        match tokio::time::timeout(ENTOMB_WITHIN, told).await {
+            Ok(Ok(Outcome::Destroyed)) => Ok(Deleted::Destroying),
+            Ok(Ok(_)) => Err(not_found()),
+            Ok(Err(_)) => Err(node_is_ending()),
+            Err(_) => Err(WarrenError::new(
+                ErrorCode::Interrupted,
+                "no majority has recorded this in time; it may still happen",
+            )),
+        }
+    }
+
+    /// Where a sandbox is, as this node's map has it.
+    pub fn placed(&self, id: &SandboxId) -> Placed {
+        match self.view.placement().get(id).map(|record| (&record.place.owner, record.place.generation)) {
+            Some((owner, generation)) if owner == self.view.me() => Placed::Here(generation),
+            Some((owner, generation)) => Placed::Elsewhere { owner: owner.clone(), generation },
+            None => Placed::Nowhere,
+        }
+    }
+
+    /// Waits until the owner says what has become of a sandbox that is being created there.
+    async fn awaited(&self, id: SandboxId) -> Result<(), WarrenError> {
+        let known = async {
+            while self.show(id).is_some_and(|shown| shown.status == Status::Creating) {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        tokio::time::timeout(AWAITED_WITHIN, known).await.map_err(|_| {
+            WarrenError::new(ErrorCode::Interrupted, "the sandbox was not up in time; it may still come up")
         })
     }
 
@@ -202,43 +290,17 @@ impl NodeOperations {
 
 impl Operations for NodeOperations {
     fn health(&self) -> NodeHealth {
-        let leads = self.view.leads();
+        let leader = self.view.leader();
         NodeHealth {
             node: self.view.me().clone(),
-            leader: leads.then(|| self.view.me().clone()),
-            quorum: leads,
+            quorum: leader.is_some(),
+            leader,
             unhealthy: self.engine.unhealthy(),
         }
     }
 
     async fn create(&self, request: CreateRequest) -> Result<Sandbox, WarrenError> {
-        if let Some(key) = &request.idempotency {
-            let decided = self.view.placement().key(key);
-            match decided {
-                Some(Outcome::AlreadyPlaced { winner }) => return self.created(Answer::Winner(winner)).await,
-                Some(Outcome::Refused(refusal)) => return Err(refusal.error()),
-                _ => {}
-            }
-        }
-        let image = self.image(&request).await?;
-        let spec = self.spec(&request, &image)?;
-        let sealed_env = self.secrets_key.seal(&request.env).map_err(|error| {
-            tracing::error!(%error, "an environment could not be sealed");
-            WarrenError::new(ErrorCode::Internal, "the environment could not be sealed")
-        })?;
-        let waiter = self.answers.wait();
-        let plan = CreatePlan {
-            ticket: waiter.ticket,
-            owner: self.view.me().clone(),
-            incarnation: self.incarnation,
-            spec: Arc::new(spec),
-            sealed_env: sealed_env.into(),
-            expires_at: request.lifetime.expires_at(now(), self.config.default_timeout_seconds),
-            key: request.idempotency,
-        };
-        self.scheduler.try_send(Schedule(Box::new(plan))).map_err(|_| busy())?;
-        let answer = waiter.answer().await.unwrap_or_else(|| Err(node_is_ending()))?;
-        self.created(answer).await
+        self.make(request, None).await
     }
 
     async fn get(&self, id: SandboxId, consistency: Consistency) -> Result<Sandbox, WarrenError> {

@@ -14,7 +14,10 @@ const NONCE_BYTES: usize = 24;
 
 /// The key that environments are sealed under.
 #[derive(Clone)]
-pub struct SecretsKey(XChaCha20Poly1305);
+pub struct SecretsKey {
+    cipher: XChaCha20Poly1305,
+    bytes: [u8; SecretsKey::BYTES],
+}
 
 impl SecretsKey {
     /// Bytes of a key.
@@ -25,7 +28,13 @@ impl SecretsKey {
     /// # Errors
     /// There are more or fewer of them.
     pub fn from_bytes(bytes: &[u8]) -> anyhow::Result<Self> {
-        XChaCha20Poly1305::new_from_slice(bytes).map(Self).ok().context("a secrets key has 32 bytes")
+        let bytes: [u8; Self::BYTES] = bytes.try_into().ok().context("a secrets key has 32 bytes")?;
+        Ok(Self { cipher: XChaCha20Poly1305::new(&bytes.into()), bytes })
+    }
+
+    /// The key itself, for a node that joins.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// Seals an environment; an empty one is sealed as nothing.
@@ -39,7 +48,7 @@ impl SecretsKey {
         let mut nonce = [0; NONCE_BYTES];
         getrandom::fill(&mut nonce).map_err(|error| anyhow::anyhow!("no random bytes: {error}"))?;
         let plain = serde_json::to_vec(env)?;
-        let Ok(sealed) = self.0.encrypt(XNonce::from_slice(&nonce), plain.as_slice()) else {
+        let Ok(sealed) = self.cipher.encrypt(XNonce::from_slice(&nonce), plain.as_slice()) else {
             bail!("cannot seal the environment");
         };
         Ok([&[FORMAT][..], &nonce, &sealed].concat())
@@ -57,7 +66,7 @@ impl SecretsKey {
             bail!("the sealed environment has an unknown form");
         }
         let (nonce, cipher) = rest.split_at(NONCE_BYTES);
-        let Ok(plain) = self.0.decrypt(XNonce::from_slice(nonce), cipher) else {
+        let Ok(plain) = self.cipher.decrypt(XNonce::from_slice(nonce), cipher) else {
             bail!("the environment was sealed under another key");
         };
         Ok(serde_json::from_slice(&plain)?)

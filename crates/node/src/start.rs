@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use types::spec::SlotShape;
 use types::{NetworkMode, Resources};
 use warren_core::lifecycle::Input;
-use warren_core::placement::{Command, Kind, Outcome};
+use warren_core::placement::{COMMANDS_KNOWN, Command, Kind, Outcome, Presence};
 use warren_core::reconcile::{Found, reconcile, strays};
 use warren_core::warm_pool::{self, Target, WarmPool};
 use warren_core::wiring::{self, Message};
@@ -27,23 +27,33 @@ use crate::actors::follower::Follower;
 use crate::actors::pool::PoolActor;
 use crate::actors::scheduler::{Capacity, Scheduler};
 use crate::answers::Answers;
+use crate::cluster::Cluster;
 use crate::config::NodeConfig;
 use crate::engine_room::{EngineRoom, Slots};
+use crate::gossip;
 use crate::hub::{Hub, now};
 use crate::identity::Identity;
 use crate::kill_point;
 use crate::ledger::Ledger;
 use crate::operations::NodeOperations;
+use crate::peers_door::PeersDoor;
+use crate::routing::Routed;
 use crate::view::View;
 
-/// This node's member id in its group of one.
-const MEMBER: u64 = 1;
+/// Members that differ in their patience before they campaign.
+const ELECTION_STAGGER_MEMBERS: u64 = 5;
+
+/// Ticks by which the patience of one member differs from that of the next: enough for an election.
+const ELECTION_STAGGER_TICKS: usize = 2;
 
 /// How long a node that starts waits until its own log lets it lead.
 const LEAD_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long a node that destroys everything at its end may take.
 const DESTROY_WITHIN: Duration = Duration::from_secs(120);
+
+/// How long it tries to have the map told first.
+const DESTROY_IN_ORDER_WITHIN: Duration = Duration::from_secs(15);
 
 /// How often an ending node looks whether all is gone.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -96,7 +106,9 @@ async fn live(config: NodeConfig, version: VersionFacts) -> anyhow::Result<ExitR
     // Taken before anything is started, so that a signal is never the default death.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let identity = Identity::open(&config.data_dir)?;
+    let mut config = config;
+    let identity = Identity::open(&config).await?;
+    config.api_keys.extend(identity.api_keys.iter().cloned());
     kill_point::reached("node.identified");
     tracing::info!(node = %identity.host, cluster = %identity.cluster, incarnation = identity.incarnation.0, "starting");
     // Bound first: a port that is taken is told before anything is made.
@@ -107,7 +119,7 @@ async fn live(config: NodeConfig, version: VersionFacts) -> anyhow::Result<ExitR
         _ = terminate.recv() => return Ok(ExitReason::Signal),
         _ = interrupt.recv() => return Ok(ExitReason::Signal),
     };
-    let server = front_door::serve(Arc::clone(&node.operations), node.front_door(listener, version))?;
+    let server = front_door::serve(Arc::clone(&node.routed), node.front_door(listener, version))?;
     let door = server.handle();
     let exits = node.exits.clone();
     actix::spawn(async move {
@@ -151,6 +163,7 @@ struct Node {
     hub: Rc<Hub>,
     room: Rc<EngineRoom>,
     operations: Arc<NodeOperations>,
+    routed: Arc<Routed>,
     exits: Exits,
     exit: mpsc::UnboundedReceiver<ExitReason>,
     /// Holds the lock of the data directory for as long as the node lives.
@@ -162,7 +175,8 @@ impl Node {
         let engine = Engine::start(config.engine(identity.cluster.clone(), identity.host.clone()))
             .await
             .context("the engine does not start")?;
-        let view = Arc::new(View::new(identity.host.clone(), engine.runtime().to_owned()));
+        let cluster = Arc::new(Cluster::new(identity.host.clone(), identity.security.clone(), &identity.told_of));
+        let view = Arc::new(View::new(identity.host.clone(), engine.runtime().to_owned(), Arc::clone(&cluster)));
         let (sender, exit) = mpsc::unbounded_channel();
         let exits = Exits(sender);
         let slots = Arc::new(Slots::default());
@@ -175,26 +189,32 @@ impl Node {
         let follower_context = Context::<Follower>::new();
         let follower = follower_context.address();
         let pool_context = Context::<PoolActor>::new();
-        let consensus = start_consensus(&config, &identity, &view, follower.clone(), &exits)?;
+        let consensus = start_consensus(&config, &identity, &view, &cluster, follower.clone(), &exits)?;
+        let answering: Arc<OnceLock<Arc<NodeOperations>>> = Arc::default();
+        PeersDoor::open(&config, &identity, &consensus, &view, Arc::clone(&answering)).await?;
         let hub = Hub::new(
             consensus.clone(),
             pool_context.address(),
             Rc::clone(&room),
             Arc::clone(&answers),
             Arc::clone(&view),
+            Arc::clone(&cluster),
+            identity.incarnation,
         );
         follower_context.run(Follower::new(Rc::clone(&hub)));
         let shape = pool_shape(&engine, &config).await;
         let target = Target { shape: shape.clone(), resources: default_resources(&config), size: config.pool_size };
         pool_context.run(PoolActor::new(WarmPool::new(target), Rc::clone(&hub)));
-        let scheduler = Scheduler::new(Rc::clone(&hub), capacity(&config)?).start();
+        let capacity = capacity(&config)?;
+        let scheduler = Scheduler::new(Rc::clone(&hub), capacity).start();
 
-        begin_life(&consensus, &identity).await?;
+        begin_life(&config, &consensus, &identity).await?;
         kill_point::reached("node.up");
         adopt(&hub, &room, &view, &shape).await?;
         kill_point::reached("node.swept");
         hub.deliver(Message::Pool(warm_pool::Input::Open));
         hub.set_closed(None);
+        actix::spawn(gossip::tell(Rc::clone(&hub), Arc::clone(&cluster), identity.incarnation, capacity));
         actix::spawn(keep_stock(Rc::clone(&hub), Rc::clone(&room)));
 
         let operations = Arc::new(NodeOperations {
@@ -209,7 +229,9 @@ impl Node {
             incarnation: identity.incarnation,
             config: config.clone(),
         });
-        Ok(Self { config, hub, room, operations, exits, exit, _identity: identity })
+        answering.get_or_init(|| Arc::clone(&operations));
+        let routed = Arc::new(Routed::new(Arc::clone(&operations), cluster));
+        Ok(Self { config, hub, room, operations, routed, exits, exit, _identity: identity })
     }
 
     fn front_door(&self, listener: TcpListener, version: VersionFacts) -> FrontDoorConfig {
@@ -237,8 +259,17 @@ impl Node {
             self.hub.deliver(Message::Supervisor(record.place.id, Input::Destroy(ticket)));
         }
         let gone = async {
-            loop {
+            // In order first: destroyed in the map, then here. Without a majority the map can not be told.
+            let in_order = async {
                 while self.hub.busy_with() > 0 {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+            };
+            if tokio::time::timeout(DESTROY_IN_ORDER_WITHIN, in_order).await.is_err() {
+                tracing::warn!("the map could not be told of all that is destroyed here");
+            }
+            loop {
+                while self.hub.working_on() > 0 {
                     tokio::time::sleep(LOOK_EVERY).await;
                 }
                 let left = self.room.engine().list_ours().await?;
@@ -307,12 +338,17 @@ fn start_consensus(
     config: &NodeConfig,
     identity: &Identity,
     view: &Arc<View>,
+    cluster: &Arc<Cluster>,
     follower: Addr<Follower>,
     exits: &Exits,
 ) -> anyhow::Result<Addr<ConsensusActor>> {
     let (store, recovered) = Store::open(&config.data_dir.join("log")).context("the log can not be opened")?;
-    let voters = vec![MEMBER];
-    let start = ConsensusConfig::new(MEMBER, identity.incarnation.0, Start::Bootstrap { voters });
+    let member = identity.member;
+    let begin = if identity.joined { Start::Join } else { Start::Bootstrap { voters: vec![member] } };
+    let mut start = ConsensusConfig::new(member, identity.incarnation.0, begin);
+    // Another patience for each member, so that they do not campaign against each other.
+    start.election_stagger_ticks =
+        usize::try_from(member % ELECTION_STAGGER_MEMBERS).unwrap_or(0) * ELECTION_STAGGER_TICKS;
     let core = Consensus::new(start, recovered).context("the log can not be taken up")?;
     let address: Arc<OnceLock<Addr<ConsensusActor>>> = Arc::default();
     let reports_to = Arc::clone(&address);
@@ -321,21 +357,29 @@ fn start_consensus(
         // May not be lost. Nothing is written before the actor is there to have it written.
         reports_to.get().expect("the actor is there before its first batch").do_send(report);
     })?;
-    let (view, exits) = (Arc::clone(view), exits.clone());
+    let (view, cluster, exits) = (Arc::clone(view), Arc::clone(cluster), exits.clone());
     let arbiter = Arbiter::new();
     let started = ConsensusActor::start_in_arbiter(&arbiter.handle(), move |context: &mut Context<ConsensusActor>| {
         address.get_or_init(|| context.address());
-        ConsensusActor::new(core, writer, view, follower.recipient(), exits)
+        ConsensusActor::new(core, writer, view, cluster, member, follower.recipient(), exits)
     });
     Ok(started)
 }
 
 /// Begins this life in the log: whatever an earlier one still had under way is refused from here on.
-async fn begin_life(consensus: &Addr<ConsensusActor>, identity: &Identity) -> anyhow::Result<()> {
+async fn begin_life(config: &NodeConfig, consensus: &Addr<ConsensusActor>, identity: &Identity) -> anyhow::Result<()> {
     let (tell, told) = oneshot::channel();
-    let kind = Kind::NodeUp { host: identity.host.clone(), incarnation: identity.incarnation };
+    let presence = Presence {
+        member: identity.member,
+        peer_address: config.advertised_peer_address().unwrap_or_default(),
+        http_address: config.advertised_http_address(),
+        commands: COMMANDS_KNOWN,
+    };
+    let kind = Kind::NodeUp { host: identity.host.clone(), incarnation: identity.incarnation, presence };
     consensus.do_send(ProposeAndTell { command: Command { time: now(), kind }, tell });
-    let outcome = tokio::time::timeout(LEAD_WITHIN, told).await.context("this node can not lead its own group")??;
+    let outcome = tokio::time::timeout(LEAD_WITHIN, told)
+        .await
+        .context("no majority of the cluster has let this life begin")??;
     anyhow::ensure!(outcome == Outcome::NodeUp, "this life could not begin: {outcome:?}");
     Ok(())
 }

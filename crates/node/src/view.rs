@@ -2,33 +2,46 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::RwLock;
 use types::{HostId, Sandbox, SandboxId, Status};
 use warren_core::lifecycle::Observed;
 use warren_core::placement::{Placement, Record};
+use warren_core::scheduler::Candidate;
+
+use crate::cluster::Cluster;
+
+/// Age at which what another node said of itself does not count any more.
+const HEARD_LATELY: Duration = Duration::from_secs(3);
 
 /// The view of one node. Writers publish; readers never wait for them.
 pub struct View {
     me: HostId,
+    cluster: Arc<Cluster>,
+    others: RwLock<HashMap<HostId, (Candidate, Instant)>>,
     runtime: String,
     placement: ArcSwap<Placement>,
     observed: RwLock<HashMap<SandboxId, Observed>>,
-    leads: AtomicBool,
+    /// Member id of the leader; 0 for none.
+    leader: AtomicU64,
     pool_ready: AtomicUsize,
 }
 
 impl View {
     /// An empty view of node `me`, whose sandboxes are held by the OCI runtime `runtime`.
-    pub fn new(me: HostId, runtime: String) -> Self {
+    pub fn new(me: HostId, runtime: String, cluster: Arc<Cluster>) -> Self {
         Self {
             me,
+            cluster,
+            others: RwLock::default(),
             runtime,
             placement: ArcSwap::default(),
             observed: RwLock::default(),
-            leads: AtomicBool::new(false),
+            leader: AtomicU64::new(0),
             pool_ready: AtomicUsize::new(0),
         }
     }
@@ -38,14 +51,14 @@ impl View {
         &self.me
     }
 
-    /// Whether this node leads.
-    pub fn leads(&self) -> bool {
-        self.leads.load(Ordering::Relaxed)
+    /// The node that leads, where one is known.
+    pub fn leader(&self) -> Option<HostId> {
+        self.placement.load().host_of(self.leader.load(Ordering::Relaxed)).cloned()
     }
 
-    /// Publishes whether this node leads.
-    pub fn set_leads(&self, leads: bool) {
-        self.leads.store(leads, Ordering::Relaxed);
+    /// Publishes who leads.
+    pub fn set_leader(&self, member: Option<u64>) {
+        self.leader.store(member.unwrap_or(0), Ordering::Relaxed);
     }
 
     /// Warm slots that stand ready.
@@ -78,6 +91,25 @@ impl View {
         self.observed.write().remove(&id);
     }
 
+    /// Forgets what is in no map and not of this node.
+    pub fn forget_strangers(&self) {
+        let placement = self.placement.load();
+        self.observed.write().retain(|id, _| placement.owner(id).is_some());
+    }
+
+    /// Takes in what another node can take.
+    pub fn hear(&self, candidate: Candidate) {
+        self.others.write().insert(candidate.node.clone(), (candidate, Instant::now()));
+    }
+
+    /// The other nodes that can be called and have said lately what they can take.
+    pub fn others(&self) -> Vec<Candidate> {
+        let fresh = |(candidate, heard): &(Candidate, Instant)| {
+            (heard.elapsed() < HEARD_LATELY && self.cluster.reaches(&candidate.node)).then(|| candidate.clone())
+        };
+        self.others.read().values().filter_map(fresh).collect()
+    }
+
     /// What is seen of a sandbox.
     pub fn observed(&self, id: &SandboxId) -> Option<Observed> {
         self.observed.read().get(id).cloned()
@@ -87,7 +119,9 @@ impl View {
     pub fn show(&self, record: &Record) -> Sandbox {
         let place = &record.place;
         let seen = self.observed(&place.id).filter(|seen| seen.generation == place.generation);
+        let away = place.owner != self.me && !self.cluster.reaches(&place.owner);
         let (status, error) = match seen {
+            _ if away => (Status::Unreachable, Some(format!("node {} can not be reached", place.owner))),
             Some(seen) => (seen.status, seen.why),
             None => (Status::Creating, None),
         };

@@ -5,6 +5,7 @@
 pub mod framing;
 
 pub use packages::warren::agent::v1 as agent;
+pub use packages::warren::peer::v1 as peer;
 pub use packages::warren::placement::v1 as placement;
 
 pub mod agent_limits;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use consensus::{Config, Consensus, Input, Output, ProposalId, Recovered, Start};
 use types::{HostId, Incarnation, SandboxId};
 use warren_core::lifecycle::{self, Lifecycle, Observed, Ticket};
-use warren_core::placement::{self, Command, Kind, Outcome, Placement};
+use warren_core::placement::{self, Command, Kind, Outcome, Placement, Presence};
 use warren_core::reconcile::{Found, reconcile};
 use warren_core::warm_pool::{self, Target, WarmPool};
 use warren_core::wiring::{self, Message};
@@ -349,7 +349,8 @@ impl Node {
     pub fn tick(&mut self, out: &mut Outside<'_>) {
         self.tell(Actor::Consensus, Letter::Consensus(Input::Tick), out);
         if self.phase == Phase::Replaying && self.up.is_none() && self.consensus.status().leadership.is_self {
-            let kind = Kind::NodeUp { host: self.me.clone(), incarnation: self.incarnation };
+            let kind =
+                Kind::NodeUp { host: self.me.clone(), incarnation: self.incarnation, presence: Presence::default() };
             self.route(Message::Propose(Command { time: out.agenda.wall(), kind }), out);
         }
         out.agenda.after(TICK_US, Event::Tick(out.host, self.incarnation.0));

@@ -10,7 +10,7 @@ use warren_core::wiring::Message;
 /// A command.
 pub fn command(kind: &Kind) -> String {
     match kind {
-        Kind::NodeUp { host, incarnation } => format!("up {host}/{incarnation}"),
+        Kind::NodeUp { host, incarnation, .. } => format!("up {host}/{incarnation}"),
         Kind::Place(place) => {
             let key = place.key.as_ref().map_or(String::new(), |key| format!(" key {}", key.scope[0]));
             format!("place {}{key}", place.id)
@@ -19,6 +19,8 @@ pub fn command(kind: &Kind) -> String {
         Kind::Destroy { id, reason: DestroyReason::Asked } => format!("destroy {id}"),
         Kind::Destroy { id, reason: DestroyReason::Expired { .. } } => format!("expire {id}"),
         Kind::Removed { id, .. } => format!("removed {id}"),
+        Kind::Join { host, .. } => format!("join {host}"),
+        Kind::NodeLost { host, incarnation } => format!("lost {host}/{incarnation}"),
         Kind::CreateFailed { id, failure, .. } => format!("failed {id}: {}", failure.message),
     }
 }

@@ -5,7 +5,9 @@
 //! the environment or the order of a hash map.
 
 pub mod fresh;
+pub mod lease;
 pub mod lifecycle;
+pub mod membership;
 pub mod placement;
 pub mod reconcile;
 pub mod scheduler;

@@ -100,7 +100,7 @@ pub fn step_ended(requester: Requester, slot: SandboxId, kind: StepKind, result:
 pub fn applied(me: &HostId, owner: Option<&HostId>, command: &Command, outcome: &Outcome) -> Option<Message> {
     let id = command.kind.sandbox()?;
     let change = match &command.kind {
-        Kind::NodeUp { .. } => return None,
+        Kind::NodeUp { .. } | Kind::Join { .. } | Kind::NodeLost { .. } => return None,
         // A placement concerns its proposer even when another one won.
         Kind::Place(place) if place.owner == *me => Change::Place(outcome.clone()),
         Kind::Place(_) => return None,

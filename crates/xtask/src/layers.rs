@@ -38,17 +38,24 @@ const TABLE: &[Row] = &[
     row("warren-core", &["types", "proto"], &[ACTORS, HTTP, ENGINE, RAFT, STORE, CLOCKS_AND_DICE, RUNTIMES, SYSTEM]),
     row("consensus", &["types", "proto"], &[ACTORS, HTTP, ENGINE, CLOCKS_AND_DICE, RUNTIMES]),
     row("runtime", &["types", "proto"], &[ACTORS, RAFT, STORE, &["actix-web", "actix-http", "awc"]]),
+    row("peers", &["types", "proto"], &[ACTORS, HTTP, ENGINE, RAFT, STORE]),
     row("front-door", &["types"], &[ACTORS, ENGINE, RAFT, STORE]),
-    row("node", &["types", "proto", "warren-core", "consensus", "runtime", "front-door"], &[ENGINE, RAFT, STORE]),
+    row(
+        "node",
+        &["types", "proto", "warren-core", "consensus", "runtime", "peers", "front-door"],
+        &[ENGINE, RAFT, STORE],
+    ),
     row("agent", &["proto"], &[ACTORS, HTTP, ENGINE, RAFT, STORE, RUNTIMES]),
     // `doctor` asks the runtime about the host, `node` tells the front door which build this is.
     row("cli", &["types", "runtime", "front-door", "node"], &[ENGINE, RAFT, STORE]),
     row("sim", &["types", "proto", "warren-core", "consensus"], &[ACTORS, HTTP, ENGINE, RUNTIMES]),
-    row("xtask", &[], &[ACTORS, ENGINE, RAFT, STORE, WIRE, RUNTIMES]),
+    // Xtask builds with it before protoc is there.
+    row("hosts", &[], &[ACTORS, HTTP, ENGINE, RAFT, STORE, WIRE, CLOCKS_AND_DICE, RUNTIMES]),
+    row("xtask", &["hosts"], &[ACTORS, ENGINE, RAFT, STORE, WIRE, RUNTIMES]),
     // It measures the commit alone beside the whole road.
     row("bench", &["types", "warren-core", "consensus"], &[ENGINE, RAFT, STORE]),
     // The tests stand outside and look at everything.
-    row("tests", &["types", "proto", "warren-core", "consensus", "runtime", "front-door", "node", "sim"], &[]),
+    row("tests", &["types", "proto", "warren-core", "consensus", "runtime", "front-door", "node", "hosts", "sim"], &[]),
 ];
 
 /// Crates whose answers may depend on nothing but their input.

@@ -3,18 +3,21 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, Recipient};
 use bytes::Bytes;
+use consensus::raft_types::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2};
 use consensus::{Committed, Consensus, Input, Leadership, LogWriter, Output, ProposalId};
 use tokio::sync::oneshot;
 use types::{ErrorCode, HostId, WarrenError};
+use warren_core::membership::{self, Member, Members};
 use warren_core::placement::{self, Command, Outcome, Placement};
 use warren_core::wiring;
 
 use super::CONSENSUS_MAILBOX;
 use super::follower::Deliver;
+use crate::cluster::Cluster;
 use crate::kill_point;
 use crate::start::{ExitReason, Exits};
 use crate::view::View;
@@ -24,6 +27,21 @@ pub const TICK: Duration = Duration::from_millis(100);
 
 /// Applied entries after which the map is kept as a snapshot and the log behind it goes.
 const SNAPSHOT_EVERY_ENTRIES: u64 = 20_000;
+
+/// Ticks between two looks at who should vote.
+const MEMBERSHIP_TICKS: u64 = 5;
+
+/// Entries that a member may be behind and still count as caught up.
+const CAUGHT_UP_ENTRIES: u64 = 64;
+
+/// Time after which a proposal of which nothing was heard is made again: a leader that was lost may
+/// have taken it along. Every command can be applied twice.
+const PROPOSE_AGAIN_AFTER: Duration = Duration::from_secs(3);
+
+/// A message of the log's own protocol, from a peer.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct FromPeer(pub Bytes);
 
 /// Replicate this.
 #[derive(Message)]
@@ -67,8 +85,13 @@ pub struct ConsensusActor {
     snapshot_index: u64,
     me: HostId,
     view: Arc<View>,
+    cluster: Arc<Cluster>,
+    member: u64,
     follower: Recipient<Deliver>,
     exits: Exits,
+    ticks: u64,
+    /// A change of the membership is under way.
+    changing: Option<ProposalId>,
     next_proposal: u64,
     proposals: BTreeMap<ProposalId, Pending>,
     again: VecDeque<Pending>,
@@ -80,6 +103,7 @@ pub struct ConsensusActor {
 
 struct Pending {
     command: Command,
+    since: Instant,
     tell: Option<oneshot::Sender<Outcome>>,
 }
 
@@ -97,12 +121,18 @@ impl ConsensusActor {
         core: Consensus,
         writer: LogWriter,
         view: Arc<View>,
+        cluster: Arc<Cluster>,
+        member: u64,
         follower: Recipient<Deliver>,
         exits: Exits,
     ) -> Self {
         Self {
             core,
             writer,
+            cluster,
+            member,
+            ticks: 0,
+            changing: None,
             map: Placement::default(),
             snapshot_index: 0,
             me: view.me().clone(),
@@ -160,7 +190,8 @@ impl ConsensusActor {
                 Output::Leadership(leadership) => {
                     tracing::info!(term = leadership.term, leads = leadership.is_self, "leadership");
                     self.leadership = leadership;
-                    self.view.set_leads(leadership.is_self);
+                    self.changing = None;
+                    self.view.set_leader(leadership.leader);
                     Ok(())
                 }
                 Output::SnapshotWanted { .. } => {
@@ -171,12 +202,15 @@ impl ConsensusActor {
                     tracing::warn!(index, %reason, "a snapshot was of no use");
                     Ok(())
                 }
-                Output::Members { index, .. } => {
-                    tracing::info!(index, "membership");
+                Output::Members { index, members, .. } => {
+                    tracing::info!(index, voters = ?members.voters, learners = ?members.learners, "membership");
+                    self.changing = None;
                     Ok(())
                 }
-                // A group of one has nobody to send to.
-                Output::Send { to, .. } => Err(format!("a message to member {to}, which is not ours")),
+                Output::Send { to, message, snapshot } => {
+                    self.send(to, message, snapshot, ctx);
+                    Ok(())
+                }
                 Output::Halt { reason } => Err(reason),
             };
             if let Err(reason) = done {
@@ -188,6 +222,7 @@ impl ConsensusActor {
         }
         if self.map.applied() != applied_before {
             self.view.publish(self.map.clone());
+            self.cluster.follow(&self.map);
         }
         self.send_on(after);
         if self.map.applied() - self.snapshot_index >= SNAPSHOT_EVERY_ENTRIES {
@@ -238,10 +273,14 @@ impl ConsensusActor {
         }
         self.snapshot_index = index;
         self.view.publish(self.map.clone());
+        self.cluster.follow(&self.map);
         Ok(())
     }
 
     fn dropped(&mut self, proposal: ProposalId, reason: &str, after: &mut Afterwards) {
+        if self.changing == Some(proposal) {
+            self.changing = None;
+        }
         let Some(pending) = self.proposals.remove(&proposal) else {
             return;
         };
@@ -265,7 +304,86 @@ impl ConsensusActor {
         for pending in std::mem::take(&mut self.again) {
             self.propose(pending, ctx);
         }
+        let silent: Vec<ProposalId> = self
+            .proposals
+            .iter()
+            .filter(|(_, pending)| pending.since.elapsed() >= PROPOSE_AGAIN_AFTER)
+            .map(|(proposal, _)| *proposal)
+            .collect();
+        for proposal in silent {
+            if let Some(pending) = self.proposals.remove(&proposal) {
+                self.propose(Pending { since: Instant::now(), ..pending }, ctx);
+            }
+        }
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(MEMBERSHIP_TICKS) {
+            self.look_after_members(ctx);
+        }
     }
+
+    fn send(&mut self, to: u64, message: Bytes, snapshot: bool, ctx: &mut Context<Self>) {
+        let sent = self.cluster.send_raft(to, message);
+        if snapshot {
+            // Whether it arrives is not told; a member that still lacks it is sent another.
+            self.feed(Input::SnapshotSent { peer: to, arrived: sent }, ctx);
+        } else if !sent {
+            self.feed(Input::Unreachable { peer: to }, ctx);
+        }
+    }
+
+    /// The leader brings the membership to what it should be, one change at a time.
+    fn look_after_members(&mut self, ctx: &mut Context<Self>) {
+        if !self.leadership.is_self || self.changing.is_some() {
+            return;
+        }
+        let now = self.core.members();
+        let members = Members {
+            changing: !now.voters_outgoing.is_empty(),
+            voters: now.voters.into_iter().collect(),
+            learners: now.learners.into_iter().chain(now.learners_next).collect(),
+        };
+        let committed = self.core.status().committed;
+        let known: Vec<Member> = self
+            .map
+            .nodes()
+            .map(|(host, node)| Member {
+                id: node.presence.member,
+                current: true,
+                alive: *host == self.me || self.cluster.reaches(host),
+                caught_up: self
+                    .core
+                    .matched(node.presence.member)
+                    .is_some_and(|matched| matched + CAUGHT_UP_ENTRIES >= committed),
+            })
+            .filter(|member| member.id != 0)
+            .collect();
+        if let Some(step) = membership::plan(self.member, &members, &known) {
+            tracing::info!(?step, "the membership changes");
+            let proposal = ProposalId(self.next_proposal);
+            self.next_proposal += 1;
+            self.changing = Some(proposal);
+            self.feed(Input::ChangeMembers { proposal, change: conf_change(&step) }, ctx);
+        }
+    }
+}
+
+fn conf_change(step: &membership::Step) -> ConfChangeV2 {
+    let single = |kind: ConfChangeType, node_id: u64| {
+        let mut change = ConfChangeSingle { node_id, ..ConfChangeSingle::default() };
+        change.set_change_type(kind);
+        change
+    };
+    let changes = match step {
+        membership::Step::AddLearner(id) => vec![single(ConfChangeType::AddLearnerNode, *id)],
+        membership::Step::Promote(ids) => ids.iter().map(|id| single(ConfChangeType::AddNode, *id)).collect(),
+        membership::Step::Swap { out, into } => {
+            vec![single(ConfChangeType::AddNode, *into), single(ConfChangeType::RemoveNode, *out)]
+        }
+        membership::Step::Remove(id) => vec![single(ConfChangeType::RemoveNode, *id)],
+    };
+    let mut change = ConfChangeV2 { changes, ..ConfChangeV2::default() };
+    change.set_transition(ConfChangeTransition::Auto);
+    change
 }
 
 impl Actor for ConsensusActor {
@@ -287,7 +405,7 @@ impl Handler<Propose> for ConsensusActor {
             placement::Kind::Destroy { .. } => Some("destroy.proposed"),
             _ => None,
         };
-        self.propose(Pending { command, tell: None }, ctx);
+        self.propose(Pending { command, since: Instant::now(), tell: None }, ctx);
         if let Some(point) = point {
             kill_point::reached(point);
         }
@@ -298,7 +416,7 @@ impl Handler<ProposeAndTell> for ConsensusActor {
     type Result = ();
 
     fn handle(&mut self, ProposeAndTell { command, tell }: ProposeAndTell, ctx: &mut Self::Context) {
-        self.propose(Pending { command, tell: Some(tell) }, ctx);
+        self.propose(Pending { command, since: Instant::now(), tell: Some(tell) }, ctx);
     }
 }
 
@@ -310,6 +428,14 @@ impl Handler<Barrier> for ConsensusActor {
         self.next_barrier += 1;
         self.barriers.insert(id, done);
         self.feed(Input::ReadBarrier { id }, ctx);
+    }
+}
+
+impl Handler<FromPeer> for ConsensusActor {
+    type Result = ();
+
+    fn handle(&mut self, FromPeer(message): FromPeer, ctx: &mut Self::Context) {
+        self.feed(Input::Step { message }, ctx);
     }
 }
 

@@ -25,6 +25,24 @@ pub enum Kind {
         host: HostId,
         /// Its new incarnation.
         incarnation: Incarnation,
+        /// Where it is found.
+        presence: Presence,
+    },
+    /// A node comes to the cluster, or comes back with a new store.
+    Join {
+        /// Which node.
+        host: HostId,
+        /// Where its peers find it.
+        peer_address: String,
+        /// Where clients find it.
+        http_address: String,
+    },
+    /// A node has not been heard for too long.
+    NodeLost {
+        /// Which node.
+        host: HostId,
+        /// In which of its lives.
+        incarnation: Incarnation,
     },
     /// A sandbox is given to an owner.
     Place(Box<Place>),
@@ -67,7 +85,7 @@ impl Kind {
     #[must_use]
     pub fn sandbox(&self) -> Option<SandboxId> {
         match self {
-            Self::NodeUp { .. } => None,
+            Self::NodeUp { .. } | Self::Join { .. } | Self::NodeLost { .. } => None,
             Self::Place(place) => Some(place.id),
             Self::SetWanted { id, .. }
             | Self::Destroy { id, .. }
@@ -75,6 +93,23 @@ impl Kind {
             | Self::CreateFailed { id, .. } => Some(*id),
         }
     }
+}
+
+/// The newest replicated command that this version knows. None that is newer is proposed before every
+/// member says that it knows it.
+pub const COMMANDS_KNOWN: u32 = 2;
+
+/// Where a node is found, and what it knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Presence {
+    /// Its id in the replicated log.
+    pub member: u64,
+    /// Where its peers find it; empty for a node alone.
+    pub peer_address: String,
+    /// Where clients find it.
+    pub http_address: String,
+    /// The newest replicated command that it knows.
+    pub commands: u32,
 }
 
 /// A placement: everything an owner needs to bring a sandbox up, and to finish doing so after a crash.

@@ -4,7 +4,7 @@ use imbl::OrdMap;
 use types::limits::IDEMPOTENCY_KEY_HOURS;
 use types::{Generation, HostId, IdempotencyKey, Incarnation, SandboxId, Timestamp};
 
-use super::command::{Command, DestroyReason, Failure, Kind, Place, Wanted};
+use super::command::{Command, DestroyReason, Failure, Kind, Place, Presence, Wanted};
 use super::outcome::{Outcome, Refusal};
 
 /// One placed sandbox.
@@ -44,6 +44,21 @@ pub struct Tombstone {
     pub generation: Generation,
 }
 
+/// One node of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its present life; 0 for a node that joined and was never up.
+    pub incarnation: Incarnation,
+    /// Where it is found.
+    pub presence: Presence,
+    /// It was not heard for too long in this life.
+    pub lost: bool,
+}
+
+/// Milliseconds of log-carried time for which an id is remembered after nothing was left of it. A copy
+/// of its placement that was still on its way by then has long been given up.
+pub const RETIRED_MS: u64 = 600_000;
+
 /// What the sandboxes of one owner are promised, kept up to date so that a create need not add it up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Load {
@@ -58,7 +73,9 @@ pub struct Load {
 pub struct Placement {
     pub(super) applied: u64,
     pub(super) clock: Timestamp,
-    pub(super) nodes: OrdMap<HostId, Incarnation>,
+    pub(super) nodes: OrdMap<HostId, Node>,
+    /// The largest member id that was ever given out.
+    pub(super) last_member: u64,
     pub(super) sandboxes: OrdMap<SandboxId, Record>,
     /// Sandboxes by the index of their first placement, oldest first.
     pub(super) order: OrdMap<u64, SandboxId>,
@@ -66,6 +83,10 @@ pub struct Placement {
     /// Keys by their time of use, oldest first, so that forgetting costs only what is forgotten.
     pub(super) keys_by_use: OrdMap<(Timestamp, [u8; 32]), ()>,
     pub(super) tombstones: OrdMap<SandboxId, Tombstone>,
+    /// Sandboxes of which nothing is left, for as long as a late copy of their placement may come.
+    pub(super) retired: OrdMap<SandboxId, Timestamp>,
+    /// The same by the time of their end, oldest first.
+    pub(super) retired_by_time: OrdMap<(Timestamp, SandboxId), ()>,
     /// Follows from `sandboxes`.
     pub(super) loads: OrdMap<HostId, Load>,
 }
@@ -86,7 +107,24 @@ impl Placement {
     /// The incarnation of a node, where it was ever up.
     #[must_use]
     pub fn incarnation(&self, host: &HostId) -> Option<Incarnation> {
-        self.nodes.get(host).copied()
+        self.nodes.get(host).map(|node| node.incarnation)
+    }
+
+    /// All nodes, by host.
+    pub fn nodes(&self) -> impl Iterator<Item = (&HostId, &Node)> {
+        self.nodes.iter()
+    }
+
+    /// One node.
+    #[must_use]
+    pub fn node(&self, host: &HostId) -> Option<&Node> {
+        self.nodes.get(host)
+    }
+
+    /// The node that bears this member id now.
+    #[must_use]
+    pub fn host_of(&self, member: u64) -> Option<&HostId> {
+        self.nodes.iter().find(|(_, node)| node.presence.member == member).map(|(host, _)| host)
     }
 
     /// One sandbox.
@@ -157,8 +195,11 @@ impl Placement {
         self.applied = index;
         self.clock = self.clock.max(command.time);
         self.forget_old_keys();
+        self.forget_retired();
         match &command.kind {
-            Kind::NodeUp { host, incarnation } => self.node_up(host, *incarnation),
+            Kind::NodeUp { host, incarnation, presence } => self.node_up(host, *incarnation, presence),
+            Kind::Join { host, peer_address, http_address } => self.join(host, peer_address, http_address),
+            Kind::NodeLost { host, incarnation } => self.node_lost(host, *incarnation),
             Kind::Place(place) => self.place(index, place),
             Kind::SetWanted { id, generation, wanted } => self.set_wanted(id, *generation, *wanted),
             Kind::Destroy { id, reason } => self.destroy(id, *reason),
@@ -173,12 +214,42 @@ impl Placement {
         self.applied = index;
     }
 
-    fn node_up(&mut self, host: &HostId, incarnation: Incarnation) -> Outcome {
-        if self.nodes.get(host).is_some_and(|known| *known >= incarnation) {
-            return Outcome::NodeStale;
+    fn node_up(&mut self, host: &HostId, incarnation: Incarnation, presence: &Presence) -> Outcome {
+        match self.nodes.get(host) {
+            Some(known) if known.incarnation > incarnation => return Outcome::NodeStale,
+            // The same proposal made twice: what happened since stands.
+            Some(known) if known.incarnation == incarnation => return Outcome::NodeUp,
+            _ => {}
         }
-        self.nodes.insert(host.clone(), incarnation);
+        self.last_member = self.last_member.max(presence.member);
+        let node = Node { incarnation, presence: presence.clone(), lost: false };
+        self.nodes.insert(host.clone(), node);
         Outcome::NodeUp
+    }
+
+    fn join(&mut self, host: &HostId, peer_address: &str, http_address: &str) -> Outcome {
+        self.last_member += 1;
+        let member = self.last_member;
+        let known = self.nodes.get(host);
+        let presence = Presence {
+            member,
+            peer_address: peer_address.to_owned(),
+            http_address: http_address.to_owned(),
+            commands: known.map_or(0, |node| node.presence.commands),
+        };
+        let incarnation = known.map_or(Incarnation(0), |node| node.incarnation);
+        self.nodes.insert(host.clone(), Node { incarnation, presence, lost: known.is_some_and(|node| node.lost) });
+        Outcome::Joined { member }
+    }
+
+    fn node_lost(&mut self, host: &HostId, incarnation: Incarnation) -> Outcome {
+        match self.nodes.get_mut(host) {
+            Some(node) if node.incarnation == incarnation => {
+                node.lost = true;
+                Outcome::NodeLost
+            }
+            _ => Outcome::NodeStale,
+        }
     }
 
     fn place(&mut self, index: u64, place: &Place) -> Outcome {
@@ -193,11 +264,15 @@ impl Placement {
         if let Some(decided) = place.key.as_ref().and_then(|key| self.key(key)) {
             return decided;
         }
-        if self.tombstones.contains_key(&place.id) {
+        if self.tombstones.contains_key(&place.id) || self.retired.contains_key(&place.id) {
             return Outcome::Refused(Refusal::IdTaken);
         }
-        if self.nodes.get(&place.owner) != Some(&place.incarnation) {
-            return Outcome::Refused(Refusal::StaleIncarnation);
+        match self.nodes.get(&place.owner) {
+            Some(node) if node.incarnation == place.incarnation && node.lost => {
+                return Outcome::Refused(Refusal::OwnerLost);
+            }
+            Some(node) if node.incarnation == place.incarnation => {}
+            _ => return Outcome::Refused(Refusal::StaleIncarnation),
         }
         if let Some(key) = &place.key {
             let record = KeyRecord { digest: key.digest, sandbox: place.id, used_at: self.clock, failure: None };
@@ -237,6 +312,8 @@ impl Placement {
         match self.tombstones.get(id) {
             Some(tombstone) if tombstone.generation <= generation => {
                 self.tombstones.remove(id);
+                self.retired.insert(*id, self.clock);
+                self.retired_by_time.insert((self.clock, *id), ());
                 Outcome::Removed
             }
             _ => Outcome::Unknown,
@@ -295,6 +372,16 @@ impl Placement {
             }
             self.keys_by_use.remove(&(used_at, scope));
             self.keys.remove(&scope);
+        }
+    }
+
+    fn forget_retired(&mut self) {
+        while let Some(((at, id), ())) = self.retired_by_time.get_min().cloned() {
+            if self.clock.ms_since(at) < RETIRED_MS {
+                break;
+            }
+            self.retired_by_time.remove(&(at, id));
+            self.retired.remove(&id);
         }
     }
 }

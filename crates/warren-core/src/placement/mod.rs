@@ -7,8 +7,8 @@ mod map;
 mod outcome;
 mod wire;
 
-pub use command::{Command, DestroyReason, Failure, Kind, Place, Wanted};
-pub use map::{KeyRecord, Load, Placement, Record, Tombstone};
+pub use command::{COMMANDS_KNOWN, Command, DestroyReason, Failure, Kind, Place, Presence, Wanted};
+pub use map::{KeyRecord, Load, Node, Placement, Record, Tombstone};
 pub use outcome::{Outcome, Refusal};
 pub use wire::{DecodeError, decode, decode_snapshot, encode, encode_snapshot};
 

@@ -11,6 +11,13 @@ pub enum Outcome {
     NodeUp,
     /// A later life of that node has begun already.
     NodeStale,
+    /// The node may begin to learn.
+    Joined {
+        /// Under this member id, which nobody ever had.
+        member: u64,
+    },
+    /// The node counts as lost until its next life.
+    NodeLost,
     /// The sandbox is its owner's from here on; also the answer to the same proposal made twice.
     Placed {
         /// In this generation.
@@ -45,6 +52,8 @@ pub enum Outcome {
 pub enum Refusal {
     /// It was proposed in an earlier life of its owner.
     StaleIncarnation,
+    /// Its owner is lost.
+    OwnerLost,
     /// The id was destroyed, or is another owner's.
     IdTaken,
     /// The key was used with another body.
@@ -65,6 +74,9 @@ impl Refusal {
         match self {
             Self::StaleIncarnation => {
                 WarrenError::new(ErrorCode::Unavailable, "the node restarted while it was creating this sandbox")
+            }
+            Self::OwnerLost => {
+                WarrenError::new(ErrorCode::Unavailable, "the node was lost while it was creating this sandbox")
             }
             Self::IdTaken => WarrenError::new(ErrorCode::Unavailable, "the sandbox's id is taken"),
             Self::KeyMismatch => WarrenError::new(

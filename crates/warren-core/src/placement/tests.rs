@@ -36,8 +36,25 @@ impl Script {
             }
             "up" => {
                 let (owner, incarnation) = life(words.next());
-                self.apply(Kind::NodeUp { host: owner, incarnation })
+                let presence = Presence { member: words.number("member", 0), ..Presence::default() };
+                self.apply(Kind::NodeUp { host: owner, incarnation, presence })
             }
+            "join" => {
+                let (host, address) = (host(words.next()), words.next().to_owned());
+                self.apply(Kind::Join { host, peer_address: address, http_address: String::new() })
+            }
+            "lost" => {
+                let (host, incarnation) = life(words.next());
+                self.apply(Kind::NodeLost { host, incarnation })
+            }
+            "nodes" => self
+                .map
+                .nodes()
+                .map(|(host, node)| {
+                    let lost = if node.lost { ", lost" } else { "" };
+                    format!("{host}/{} member {}{lost}", node.incarnation, node.presence.member)
+                })
+                .collect(),
             "place" => {
                 let id = id(words.next());
                 let (owner, incarnation) = life(words.next());
@@ -128,6 +145,8 @@ fn show(outcome: &Outcome) -> String {
     match outcome {
         Outcome::NodeUp => "node is up".into(),
         Outcome::NodeStale => "node is stale".into(),
+        Outcome::Joined { member } => format!("joined as {member}"),
+        Outcome::NodeLost => "node is lost".into(),
         Outcome::Placed { generation } => format!("placed gen {generation}"),
         Outcome::AlreadyPlaced { winner } => format!("already placed as {}", letter(*winner)),
         Outcome::Refused(refusal) => {
@@ -250,8 +269,9 @@ fn a_placement_of_an_earlier_life_is_refused() {
           refused unavailable: the node restarted while it was creating this sandbox
         place a n1/2
           placed gen 1
+        # The same announcement made twice, since its first fate was unknown.
         up n1/2
-          node is stale
+          node is up
         up n1/1
           node is stale
         up n1/3
@@ -281,11 +301,15 @@ fn an_id_whose_remains_are_not_removed_is_not_placed_again() {
           refused unavailable: the sandbox's id is taken
         removed a
           removed
+        # And for a while after: a copy of its placement may still be on its way.
+        place a n1/1 gen 2
+          refused unavailable: the sandbox's id is taken
+        at 600000
         place a n1/1 gen 2
           placed gen 2
         map
-          applied 6, clock 0
-          a on n1/1 gen 2, Running, created 6 at 0
+          applied 7, clock 600000
+          a on n1/1 gen 2, Running, created 7 at 600000
           n1 has 1, 256 MiB
         ",
     );
@@ -566,4 +590,77 @@ fn an_entry_applied_twice_is_a_bug_of_ours() {
     let mut map = Placement::default();
     map.skip(3);
     map.apply(3, &Command { time: Timestamp(0), kind: Kind::Removed { id: id("a"), generation: Generation(1) } });
+}
+
+#[test]
+fn a_member_id_is_given_out_once() {
+    check(
+        "
+        up n1/1 member 1
+          node is up
+        join n2 there:1
+          joined as 2
+        # A reply that was lost, or a store that was: a new id either way.
+        join n2 there:1
+          joined as 3
+        up n2/1 member 3
+          node is up
+        join n3 there:2
+          joined as 4
+        nodes
+          n1/1 member 1
+          n2/1 member 3
+          n3/0 member 4
+        ",
+    );
+}
+
+#[test]
+fn a_lost_node_is_given_nothing_until_its_next_life() {
+    check(
+        "
+        up n1/1
+          node is up
+        lost n1/1
+          node is lost
+        place a n1/1
+          refused unavailable: the node was lost while it was creating this sandbox
+        # The same announcement made twice does not end it.
+        up n1/1
+          node is up
+        place a n1/1
+          refused unavailable: the node was lost while it was creating this sandbox
+        up n1/2
+          node is up
+        place a n1/2
+          placed gen 1
+        # News of an earlier life.
+        lost n1/1
+          node is stale
+        nodes
+          n1/2 member 0
+        ",
+    );
+}
+
+#[test]
+fn a_late_copy_of_a_placement_brings_nothing_back() {
+    check(
+        "
+        at 1000
+        up n1/1
+          node is up
+        place a n1/1
+          placed gen 1
+        destroy a
+          destroyed
+        removed a
+          removed
+        place a n1/1
+          refused unavailable: the sandbox's id is taken
+        at 600999
+        place a n1/1
+          refused unavailable: the sandbox's id is taken
+        ",
+    );
 }

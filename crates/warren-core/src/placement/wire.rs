@@ -11,8 +11,8 @@ use types::{
     SandboxSpec, Timestamp,
 };
 
-use super::command::{Command, DestroyReason, Failure, Kind, Place, Wanted};
-use super::map::{KeyRecord, Placement, Record, Tombstone};
+use super::command::{Command, DestroyReason, Failure, Kind, Place, Presence, Wanted};
+use super::map::{KeyRecord, Node, Placement, Record, Tombstone};
 
 /// Bytes that are no command or snapshot that this version knows. A node that meets them stops: to
 /// skip one would let its map differ from the others'.
@@ -30,8 +30,18 @@ pub enum DecodeError {
 #[must_use]
 pub fn encode(command: &Command) -> Vec<u8> {
     let kind = match &command.kind {
-        Kind::NodeUp { host, incarnation } => {
-            pb::command::Kind::NodeUp(pb::NodeUp { host: host.to_string(), incarnation: incarnation.0 })
+        Kind::NodeUp { host, incarnation, presence } => pb::command::Kind::NodeUp(pb::NodeUp {
+            host: host.to_string(),
+            incarnation: incarnation.0,
+            presence: presence_out(presence),
+        }),
+        Kind::Join { host, peer_address, http_address } => pb::command::Kind::Join(pb::Join {
+            host: host.to_string(),
+            peer_address: peer_address.clone(),
+            http_address: http_address.clone(),
+        }),
+        Kind::NodeLost { host, incarnation } => {
+            pb::command::Kind::NodeLost(pb::NodeLost { host: host.to_string(), incarnation: incarnation.0 })
         }
         Kind::Place(place) => pb::command::Kind::Place(place_out(place)),
         Kind::SetWanted { id, generation, wanted } => pb::command::Kind::SetWanted(pb::SetWanted {
@@ -65,8 +75,18 @@ pub fn encode(command: &Command) -> Vec<u8> {
 pub fn decode(bytes: &[u8]) -> Result<Command, DecodeError> {
     let command = pb::Command::decode(bytes)?;
     let kind = match command.kind.ok_or(DecodeError::Unknown("command"))? {
-        pb::command::Kind::NodeUp(up) => {
-            Kind::NodeUp { host: HostId::new(up.host), incarnation: Incarnation(up.incarnation) }
+        pb::command::Kind::NodeUp(up) => Kind::NodeUp {
+            host: HostId::new(up.host),
+            incarnation: Incarnation(up.incarnation),
+            presence: presence_in(up.presence.unwrap_or_default()),
+        },
+        pb::command::Kind::Join(join) => Kind::Join {
+            host: HostId::new(join.host),
+            peer_address: join.peer_address,
+            http_address: join.http_address,
+        },
+        pb::command::Kind::NodeLost(lost) => {
+            Kind::NodeLost { host: HostId::new(lost.host), incarnation: Incarnation(lost.incarnation) }
         }
         pb::command::Kind::Place(place) => Kind::Place(Box::new(place_in(place)?)),
         pb::command::Kind::SetWanted(set) => Kind::SetWanted {
@@ -97,7 +117,12 @@ pub fn decode(bytes: &[u8]) -> Result<Command, DecodeError> {
 /// The whole map as bytes.
 #[must_use]
 pub fn encode_snapshot(map: &Placement) -> Vec<u8> {
-    let nodes = map.nodes.iter().map(|(host, up)| pb::NodeRecord { host: host.to_string(), incarnation: up.0 });
+    let nodes = map.nodes.iter().map(|(host, node)| pb::NodeRecord {
+        host: host.to_string(),
+        incarnation: node.incarnation.0,
+        presence: presence_out(&node.presence),
+        lost: node.lost,
+    });
     let sandboxes = map.sandboxes.values().map(|record| pb::SandboxRecord {
         place: Some(place_out(&record.place)),
         wanted: wanted_out(record.wanted).into(),
@@ -123,6 +148,8 @@ pub fn encode_snapshot(map: &Placement) -> Vec<u8> {
         sandboxes: sandboxes.collect(),
         keys: keys.collect(),
         tombstones: tombstones.collect(),
+        last_member: map.last_member,
+        retired: map.retired.iter().map(|(id, at)| pb::Retired { id: id.to_string(), at_ms: at.0 }).collect(),
     }
     .encode_to_vec()
 }
@@ -135,7 +162,15 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<Placement, DecodeError> {
     let snapshot = pb::Snapshot::decode(bytes)?;
     let mut map = Placement { applied: snapshot.applied, clock: Timestamp(snapshot.clock_ms), ..Placement::default() };
     for node in snapshot.nodes {
-        map.nodes.insert(HostId::new(node.host), Incarnation(node.incarnation));
+        let presence = presence_in(node.presence.unwrap_or_default());
+        let known = Node { incarnation: Incarnation(node.incarnation), presence, lost: node.lost };
+        map.nodes.insert(HostId::new(node.host), known);
+    }
+    map.last_member = snapshot.last_member;
+    for retired in snapshot.retired {
+        let (id, at) = (id_in(&retired.id)?, Timestamp(retired.at_ms));
+        map.retired.insert(id, at);
+        map.retired_by_time.insert((at, id), ());
     }
     for record in snapshot.sandboxes {
         let wanted = wanted_in(record.wanted())?;
@@ -167,6 +202,25 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<Placement, DecodeError> {
 /// A spec as bytes, for its digest.
 pub(super) fn encode_spec(spec: &SandboxSpec) -> Vec<u8> {
     spec_out(spec).encode_to_vec()
+}
+
+fn presence_out(presence: &Presence) -> Option<pb::Presence> {
+    // A node alone that says nothing of itself writes what earlier versions wrote.
+    (*presence != Presence::default()).then(|| pb::Presence {
+        member: presence.member,
+        peer_address: presence.peer_address.clone(),
+        http_address: presence.http_address.clone(),
+        commands: presence.commands,
+    })
+}
+
+fn presence_in(presence: pb::Presence) -> Presence {
+    Presence {
+        member: presence.member,
+        peer_address: presence.peer_address,
+        http_address: presence.http_address,
+        commands: presence.commands,
+    }
 }
 
 fn id_in(text: &str) -> Result<SandboxId, DecodeError> {

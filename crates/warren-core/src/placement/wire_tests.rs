@@ -73,11 +73,15 @@ fn failure() -> Failure {
     Failure { code: ErrorCode::Unprocessable, message: "no".into() }
 }
 
+fn presence() -> Presence {
+    Presence { member: 5, peer_address: "a:1".into(), http_address: "b:2".into(), commands: 2 }
+}
+
 /// One command of each kind, and of each variant that has bytes of its own.
 fn commands() -> Vec<(&'static str, Command)> {
     let (a, generation) = (id("a"), Generation(3));
     [
-        ("node up", Kind::NodeUp { host: host("n1"), incarnation: Incarnation(7) }),
+        ("node up", Kind::NodeUp { host: host("n1"), incarnation: Incarnation(7), presence: Presence::default() }),
         ("place, full", Kind::Place(Box::new(full_place()))),
         ("place, least", Kind::Place(Box::new(least_place()))),
         ("wanted running", Kind::SetWanted { id: a, generation, wanted: Wanted::Running }),
@@ -86,6 +90,9 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("destroy, expired", Kind::Destroy { id: a, reason: DestroyReason::Expired { expires_at: Timestamp(9) } }),
         ("removed", Kind::Removed { id: a, generation }),
         ("create failed", Kind::CreateFailed { id: a, generation, failure: failure() }),
+        ("node up, present", Kind::NodeUp { host: host("n1"), incarnation: Incarnation(7), presence: presence() }),
+        ("join", Kind::Join { host: host("n1"), peer_address: "a:1".into(), http_address: "b:2".into() }),
+        ("node lost", Kind::NodeLost { host: host("n1"), incarnation: Incarnation(7) }),
     ]
     .map(|(name, kind)| (name, Command { time: Timestamp(300), kind }))
     .into()
@@ -103,6 +110,9 @@ fn the_bytes_of_each_command_stay_what_they_are() {
         "08ac022a1a0a14616161616161616161616161616161616161616110021809",
         "08ac0232180a1461616161616161616161616161616161616161611003",
         "08ac023a2d0a14616161616161616161616161616161616161616110031a130a0d756e70726f6365737361626c6512026e6f",
+        "08ac0212160a026e3110071a0e08051203613a311a03623a322002",
+        "08ac02420e0a026e311203613a311a03623a32",
+        "08ac024a060a026e311007",
     ];
     let commands = commands();
     assert_eq!(commands.len(), golden.len());
@@ -144,7 +154,7 @@ fn map() -> Placement {
     let mut map = Placement::default();
     let key = |scope| Some(IdempotencyKey { scope: [scope; 32], digest: [2; 32] });
     let kinds = [
-        Kind::NodeUp { host: host("n1"), incarnation: Incarnation(7) },
+        Kind::NodeUp { host: host("n1"), incarnation: Incarnation(7), presence: Presence::default() },
         Kind::Place(Box::new(full_place())),
         Kind::Place(Box::new(least_place())),
         Kind::SetWanted { id: id("c"), generation: Generation(1), wanted: Wanted::Stopped },

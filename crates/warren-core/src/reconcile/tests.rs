@@ -5,7 +5,7 @@ use std::sync::Arc;
 use types::{Incarnation, Timestamp};
 
 use super::*;
-use crate::placement::{Command, DestroyReason, Kind, Outcome, Place};
+use crate::placement::{Command, DestroyReason, Kind, Outcome, Place, Presence};
 use crate::script::{self, Words, host, id, letter};
 
 /// A map of two nodes, what stands on the disk and what is found, all spelt in lines.
@@ -30,7 +30,11 @@ impl Script {
                 let id = id(words.next());
                 let owner = host(words.next());
                 if self.map.incarnation(&owner).is_none() {
-                    self.apply(Kind::NodeUp { host: owner.clone(), incarnation: Incarnation(1) });
+                    self.apply(Kind::NodeUp {
+                        host: owner.clone(),
+                        incarnation: Incarnation(1),
+                        presence: Presence::default(),
+                    });
                 }
                 self.apply(Kind::Place(Box::new(Place {
                     id,

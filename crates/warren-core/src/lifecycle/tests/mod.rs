@@ -197,7 +197,7 @@ fn show_kind(kind: &Kind) -> String {
         shown(&id);
     }
     match kind {
-        Kind::NodeUp { .. } => panic!("no business of a sandbox"),
+        Kind::NodeUp { .. } | Kind::Join { .. } | Kind::NodeLost { .. } => panic!("no business of a sandbox"),
         Kind::Place(place) => {
             assert_eq!(place.slot, place.id);
             format!("place on {}/{} gen {}", place.owner, place.incarnation, place.generation)

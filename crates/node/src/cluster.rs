@@ -1,0 +1,105 @@
+//! The other nodes, as this one reaches them: a link and a way to call for each.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+use peers::wire::Message;
+use peers::{Caller, CallerConfig, Link, LinkConfig, LinkState, Peer, Security};
+use types::HostId;
+use warren_core::placement::Placement;
+
+use crate::identity::ToldOf;
+
+/// The other nodes. Shared by all threads of this node.
+pub struct Cluster {
+    me: HostId,
+    security: Security,
+    others: RwLock<HashMap<HostId, Other>>,
+    /// Who bears which member id; an id of a lost store stays known until somebody else bears it.
+    members: RwLock<HashMap<u64, HostId>>,
+}
+
+struct Other {
+    peer: Peer,
+    link: Link,
+    caller: Caller,
+}
+
+impl Cluster {
+    /// Knows whom the joining node was told of, until the map says more.
+    pub fn new(me: HostId, security: Security, told_of: &[ToldOf]) -> Self {
+        let cluster = Self { me, security, others: RwLock::default(), members: RwLock::default() };
+        for other in told_of {
+            cluster.know(&other.host, other.member, &other.peer_address);
+        }
+        cluster
+    }
+
+    /// Follows the map: new nodes are linked, moved ones found again.
+    pub fn follow(&self, map: &Placement) {
+        for (host, node) in map.nodes() {
+            self.know(host, node.presence.member, &node.presence.peer_address);
+        }
+    }
+
+    fn know(&self, host: &HostId, member: u64, address: &str) {
+        self.members.write().insert(member, host.clone());
+        if *host == self.me || address.is_empty() {
+            return;
+        }
+        let mut others = self.others.write();
+        match others.get(host) {
+            Some(other) => other.peer.set_address(address),
+            None => {
+                let peer = Peer::new(&self.security, host.clone(), address);
+                let link = Link::spawn(peer.clone(), LinkConfig::default());
+                let caller = Caller::new(peer.clone(), CallerConfig::default());
+                others.insert(host.clone(), Other { peer, link, caller });
+            }
+        }
+    }
+
+    /// Sends a message of the log's own protocol; false where it is surely lost.
+    pub fn send_raft(&self, member: u64, message: Bytes) -> bool {
+        let host = self.members.read().get(&member).cloned();
+        host.is_some_and(|host| self.send(&host, Message::Raft(message)))
+    }
+
+    /// Sends a message; false where it is surely lost.
+    pub fn send(&self, host: &HostId, message: Message) -> bool {
+        self.others.read().get(host).is_some_and(|other| other.link.try_send(message).is_ok())
+    }
+
+    /// Sends a message to everybody who can be reached.
+    pub fn broadcast(&self, message: &Message) {
+        for other in self.others.read().values() {
+            if let Err(error) = other.link.try_send(message.clone()) {
+                tracing::trace!(peer = %other.link.host(), %error, "not told");
+            }
+        }
+    }
+
+    /// A way to call a node.
+    pub fn caller(&self, host: &HostId) -> Option<Caller> {
+        self.others.read().get(host).map(|other| other.caller.clone())
+    }
+
+    /// Whether messages reach a node.
+    pub fn reaches(&self, host: &HostId) -> bool {
+        self.connection(host).is_some()
+    }
+
+    /// The number of the connection to a node, which grows with each; none where there is none.
+    pub fn connection(&self, host: &HostId) -> Option<u64> {
+        match *self.others.read().get(host)?.link.state().borrow() {
+            LinkState::Up(number) => Some(number),
+            _ => None,
+        }
+    }
+
+    /// All other nodes.
+    pub fn hosts(&self) -> Vec<HostId> {
+        self.others.read().keys().cloned().collect()
+    }
+}

@@ -1,0 +1,192 @@
+//! Leases: who may act for a sandbox that could be placed again, and when a node counts as lost.
+//!
+//! Both sides count by a clock that runs on while a host is suspended. A node's lease runs from the
+//! moment it *sent* the heartbeat; the leader counts from the moment it *received* one, and a new
+//! leader from its own election. A leader acknowledges a heartbeat only after a quorum has confirmed,
+//! later than the receipt, that it still leads. So a lease has always run out before its node can be
+//! declared lost, whatever became of messages and leaders in between.
+
+use std::collections::BTreeMap;
+
+use types::{HostId, Incarnation};
+
+/// Milliseconds between two heartbeats of a node.
+pub const HEARTBEAT_MS: u64 = 1_000;
+
+/// Milliseconds that a lease lasts, from the send of the heartbeat that won it.
+pub const LEASE_MS: u64 = 4_000;
+
+/// Milliseconds after the last heartbeat received until a node is declared lost.
+pub const LOST_AFTER_MS: u64 = 6_000;
+
+/// Heartbeats under way whose time of sending is remembered; older ones win nothing any more.
+const UNDER_WAY_MAX: usize = 8;
+
+/// A node's own side: its lease.
+#[derive(Debug, Default)]
+pub struct Holder {
+    next: u64,
+    sent: BTreeMap<u64, u64>,
+    until_ms: u64,
+}
+
+impl Holder {
+    /// A heartbeat leaves now; its number.
+    pub fn send(&mut self, now_ms: u64) -> u64 {
+        self.next += 1;
+        self.sent.insert(self.next, now_ms);
+        while self.sent.len() > UNDER_WAY_MAX {
+            self.sent.pop_first();
+        }
+        self.next
+    }
+
+    /// The leader has acknowledged a heartbeat of this life.
+    pub fn acknowledged(&mut self, number: u64) {
+        if let Some(sent_ms) = self.sent.remove(&number) {
+            self.until_ms = self.until_ms.max(sent_ms.saturating_add(LEASE_MS));
+            // What was sent before it can win no longer lease.
+            self.sent = self.sent.split_off(&number);
+        }
+    }
+
+    /// When the lease runs out.
+    #[must_use]
+    pub fn until_ms(&self) -> u64 {
+        self.until_ms
+    }
+
+    /// Whether the lease lives.
+    #[must_use]
+    pub fn lives(&self, now_ms: u64) -> bool {
+        now_ms < self.until_ms
+    }
+}
+
+/// The leader's side: whom it has heard.
+#[derive(Debug, Default)]
+pub struct Granter {
+    /// When this node became leader; none while it is not.
+    elected_ms: Option<u64>,
+    heard: BTreeMap<HostId, (Incarnation, u64)>,
+}
+
+impl Granter {
+    /// This node leads from now on: nobody is late yet.
+    pub fn elected(&mut self, now_ms: u64) {
+        self.elected_ms = Some(now_ms);
+        self.heard.clear();
+    }
+
+    /// This node does not lead any more.
+    pub fn deposed(&mut self) {
+        self.elected_ms = None;
+        self.heard.clear();
+    }
+
+    /// A heartbeat was received.
+    pub fn heard(&mut self, now_ms: u64, host: &HostId, incarnation: Incarnation) {
+        self.heard.insert(host.clone(), (incarnation, now_ms));
+    }
+
+    /// Which of these nodes, each in its life that the map knows, are to be declared lost. A node that
+    /// said it restarts has until then.
+    #[must_use]
+    pub fn lost<'a>(
+        &self,
+        now_ms: u64,
+        nodes: impl Iterator<Item = (&'a HostId, Incarnation, Option<u64>)>,
+    ) -> Vec<(HostId, Incarnation)> {
+        let Some(elected_ms) = self.elected_ms else {
+            return Vec::new();
+        };
+        let late = |host: &HostId, incarnation: Incarnation, grace_ms: Option<u64>| {
+            let heard_ms = match self.heard.get(host) {
+                // An earlier life says nothing about this one.
+                Some((life, heard_ms)) if *life >= incarnation => *heard_ms,
+                _ => elected_ms,
+            };
+            let from_ms = heard_ms.max(elected_ms);
+            now_ms >= from_ms.saturating_add(LOST_AFTER_MS.max(grace_ms.unwrap_or(0)))
+        };
+        nodes
+            .filter(|(host, incarnation, grace_ms)| late(host, *incarnation, *grace_ms))
+            .map(|(host, incarnation, _)| (host.clone(), incarnation))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lost(granter: &Granter, now_ms: u64, grace_ms: Option<u64>) -> bool {
+        let host = HostId::new("a");
+        !granter.lost(now_ms, [(&host, Incarnation(2), grace_ms)].into_iter()).is_empty()
+    }
+
+    #[test]
+    fn a_lease_runs_from_the_send_and_only_grows() {
+        let mut holder = Holder::default();
+        assert!(!holder.lives(0));
+        let first = holder.send(1_000);
+        let second = holder.send(2_000);
+        holder.acknowledged(second);
+        assert_eq!(holder.until_ms(), 6_000);
+        // Late, of an earlier send: it wins nothing.
+        holder.acknowledged(first);
+        assert_eq!(holder.until_ms(), 6_000);
+        // Twice, or never sent.
+        holder.acknowledged(second);
+        holder.acknowledged(99);
+        assert!(holder.lives(5_999) && !holder.lives(6_000));
+    }
+
+    #[test]
+    fn a_new_leader_counts_from_its_election() {
+        let mut granter = Granter::default();
+        assert!(!lost(&granter, 1_000_000, None), "who does not lead declares nobody lost");
+        granter.elected(10_000);
+        assert!(!lost(&granter, 15_999, None));
+        assert!(lost(&granter, 16_000, None));
+        granter.heard(12_000, &HostId::new("a"), Incarnation(2));
+        assert!(!lost(&granter, 17_999, None) && lost(&granter, 18_000, None));
+        // What an earlier life sent does not speak for this one.
+        granter.heard(14_000, &HostId::new("a"), Incarnation(1));
+        assert!(lost(&granter, 16_000, None));
+        granter.deposed();
+        assert!(!lost(&granter, 1_000_000, None));
+    }
+
+    #[test]
+    fn a_restart_that_was_announced_has_its_grace() {
+        let mut granter = Granter::default();
+        granter.elected(0);
+        granter.heard(1_000, &HostId::new("a"), Incarnation(2));
+        assert!(!lost(&granter, 60_000, Some(60_000)));
+        assert!(lost(&granter, 61_000, Some(60_000)));
+    }
+
+    #[test]
+    fn a_lease_has_run_out_before_its_node_is_lost() {
+        // Received no earlier than sent, acknowledged no earlier than received: for every leader that
+        // acknowledged, and for every one elected after that acknowledgement.
+        for sent in [0, 500, 7_000] {
+            for travel in [0, 1, 3_999, 60_000] {
+                let received = sent + travel;
+                let mut holder = Holder::default();
+                let number = holder.send(sent);
+                holder.acknowledged(number);
+                let mut same = Granter::default();
+                same.elected(0);
+                same.heard(received, &HostId::new("a"), Incarnation(2));
+                let mut next = Granter::default();
+                next.elected(received + 1);
+                for now in (received..received + 10_000).step_by(250) {
+                    let declared = lost(&same, now, None) || lost(&next, now, None);
+                    assert!(!(declared && holder.lives(now)), "sent {sent}, received {received}, at {now}");
+                }
+            }
+        }
+    }
+}
