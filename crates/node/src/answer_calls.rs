@@ -90,7 +90,7 @@ async fn answer_one<O: Operations>(
     tokio::select! {
         biased;
         answered = perform(task, operations, upload, &mut replies) => answered,
-        () = async { caller_gone.await; std::future::pending::<()>().await } => Err(LinkError::CutOff),
+        () = caller_gone => Err(LinkError::CutOff),
     }
 }
 
