@@ -97,18 +97,18 @@ fn against_engine(
     let [mut ours, mut control, mut api, mut command_line] = [const { Samples::new() }; 4];
     for round in 0..rounds {
         stop.check()?;
-        for turn in 0..4 {
+        for side in turns::<4>(round) {
             // Every side runs twice and the second counts: the first pays for what the side before it left
             // in caches and on the processors, which is nobody's own cost.
             for counts in [false, true] {
-                let (side, took) = match (round + turn) % 4 {
+                let (samples, took) = match side {
                     0 => (&mut ours, node.exec(id, &COMMAND)?.1),
                     1 => (&mut control, node.exec(id, &COMMAND)?.1),
                     2 => (&mut api, podman.exec(&container, &COMMAND)?),
                     _ => (&mut command_line, podman.exec_by_command_line(&container, &COMMAND)?),
                 };
                 if counts {
-                    side.push(took);
+                    samples.push(took);
                 }
                 processes::wait_until_tidy(&container)?;
             }

@@ -49,8 +49,8 @@ const TINY_IMAGE: &str = "localhost/warren/busybox:latest";
 struct Arguments {
     #[command(subcommand)]
     what: Option<What>,
-    /// Rounds in which every side has its turn
-    #[arg(long, short, global = true, default_value_t = 100)]
+    /// Rounds in which every side has its turn; best a multiple of 24, the orders in which four sides can come
+    #[arg(long, short, global = true, default_value_t = 96)]
     n: usize,
     /// Slots that the node keeps ready
     #[arg(long, global = true, default_value_t = 8)]
@@ -119,8 +119,12 @@ fn run(arguments: &Arguments, what: What) -> Result<Vec<Section>> {
         }
     }
     if wants(What::Cost) {
-        eprintln!("counting");
-        sections.push(cost::count_all(&mut node, &mut podman, &places.home.join("traces"), &stop)?);
+        if host::first_line("strace", "--version").is_ok() || what == What::Cost {
+            eprintln!("counting");
+            sections.push(cost::count_all(&mut node, &mut podman, &places.home.join("traces"), &stop)?);
+        } else {
+            eprintln!("nothing is counted: strace is not installed");
+        }
     }
     let facts = facts(&mut node, &podman, &places, load_before)?;
     sections.insert(0, facts);
