@@ -405,8 +405,8 @@ impl Crash {
     /// A create that failed for good after its commit keeps its error under its key.
     fn failing_create(&mut self, point: &str) {
         let name = self.fresh();
-        // Refused by the owner, when its slot is made.
-        let body = json!({ "labels": { "case": name }, "disk": 1 << 30 });
+        // Refused by its own agent, after the commit; of another shape than the warm slots, so its slot is made.
+        let body = json!({ "labels": { "case": name }, "user": "nobody-there", "writable_rootfs": false });
         self.dies_at(point, |node| {
             node.api().call("POST", "/sandboxes").header("Idempotency-Key", &name).json(&body).send()
         });
@@ -416,7 +416,7 @@ impl Crash {
             some => Err(format!("{some:?}")),
         });
         for _ in 0..2 {
-            self.node.api().create_keyed(&name, &body).expect_error(501, "not_implemented");
+            self.node.api().create_keyed(&name, &body).expect_error(422, "unprocessable");
         }
         self.node.settles();
     }
