@@ -105,6 +105,8 @@ impl CallConnection {
             let Some(reader) = self.reader.here().await else { return Ok(None) };
             if !reader.finished {
                 if !matches!(timeout(DRAIN_TIMEOUT, drain(&mut reader.reader)).await, Ok(Ok(true))) {
+                    // The caller has sent all of it by now, for all we know, and may take the connection for its next.
+                    self.say_goodbye().await;
                     return Ok(None);
                 }
                 reader.finished = true;
