@@ -13,6 +13,7 @@ use warren_core::scheduler::Candidate;
 
 use crate::cluster::Cluster;
 use crate::hub::Hub;
+use crate::life::Life;
 use crate::view::View;
 
 /// Time between two tellings of what this node can take.
@@ -72,12 +73,7 @@ pub fn hear_capacity(view: &View, peer: &HostId, capacity: Capacity) {
 }
 
 /// Tells for as long as the node lives.
-pub async fn tell(
-    hub: Rc<Hub>,
-    cluster: Arc<Cluster>,
-    incarnation: Incarnation,
-    capacity: crate::actors::scheduler::Capacity,
-) {
+pub async fn tell(hub: Rc<Hub>, cluster: Arc<Cluster>, life: Arc<Life>, capacity: crate::actors::scheduler::Capacity) {
     let mut told: HashMap<HostId, u64> = HashMap::new();
     let mut sequence = 0;
     loop {
@@ -85,6 +81,7 @@ pub async fn tell(
         let me = view.me().clone();
         let here = capacity.here(view, hub.closed());
         sequence += 1;
+        let incarnation = life.now();
         cluster.broadcast(&Message::Capacity(Capacity {
             host: me.to_string(),
             incarnation: incarnation.0,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use actix::{Actor, Addr};
-use types::{Incarnation, SandboxId, Timestamp};
+use types::{SandboxId, Timestamp};
 use warren_core::lifecycle;
 use warren_core::step::{Step, StepResult};
 use warren_core::warm_pool;
@@ -21,6 +21,7 @@ use crate::cluster::Cluster;
 use crate::engine_room::EngineRoom;
 use crate::gossip;
 use crate::kill_point;
+use crate::life::Life;
 use crate::view::View;
 
 /// Pause between two tries to discard a slot; doubled up to [`DISCARD_AGAIN_MAX`].
@@ -33,6 +34,13 @@ const DISCARD_AGAIN_MAX: Duration = Duration::from_secs(30);
 pub fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Milliseconds by the clock that runs on while the host is suspended: leases count by it.
+pub fn boottime_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let part = |value: i64| u64::try_from(value).unwrap_or(0);
+    part(now.tv_sec) * 1000 + part(now.tv_nsec) / 1_000_000
 }
 
 /// A fresh id from the system's randomness.
@@ -52,7 +60,7 @@ pub struct Hub {
     answers: Arc<Answers>,
     view: Arc<View>,
     cluster: Arc<Cluster>,
-    incarnation: Incarnation,
+    life: Arc<Life>,
     /// Containers on which something is being done, and how many things.
     under_way: RefCell<BTreeMap<SandboxId, u32>>,
     closed: RefCell<Option<String>>,
@@ -67,7 +75,7 @@ impl Hub {
         answers: Arc<Answers>,
         view: Arc<View>,
         cluster: Arc<Cluster>,
-        incarnation: Incarnation,
+        life: Arc<Life>,
     ) -> Rc<Self> {
         Rc::new(Self {
             consensus,
@@ -77,7 +85,7 @@ impl Hub {
             answers,
             view,
             cluster,
-            incarnation,
+            life,
             under_way: RefCell::default(),
             closed: RefCell::new(Some("the node is starting".to_owned())),
         })
@@ -138,7 +146,7 @@ impl Hub {
                 self.answers.answer(ticket, answer);
             }
             Message::Observe(id, observed) => {
-                self.cluster.broadcast(&gossip::observed(self.view.me(), self.incarnation, id, &observed));
+                self.cluster.broadcast(&gossip::observed(self.view.me(), self.life.now(), id, &observed));
                 self.view.observe(id, observed);
             }
             Message::WakePoolAt(at) => self.later(at, Message::Pool(warm_pool::Input::Wake)),

@@ -183,6 +183,18 @@ impl Identity {
     }
 }
 
+/// Writes a later incarnation, before anybody hears of it.
+///
+/// # Errors
+/// The identity can not be read or written.
+pub fn record_incarnation(data_dir: &Path, incarnation: Incarnation) -> anyhow::Result<()> {
+    let path = Files(data_dir.to_owned()).identity();
+    let mut stored: Stored = serde_json::from_slice(&fs::read(&path)?)?;
+    stored.incarnation = incarnation.0;
+    write_durably(&path, &serde_json::to_vec_pretty(&stored)?, 0o644)?;
+    Ok(())
+}
+
 /// A token that lets a node join the cluster of the member in this directory, valid from now on for this many
 /// seconds.
 ///

@@ -16,6 +16,7 @@ mod hub;
 mod identity;
 mod kill_point;
 mod ledger;
+mod life;
 mod operations;
 mod peers_door;
 mod remote;

@@ -14,8 +14,8 @@ use runtime::{Engine, ImageFacts, ResolveError};
 use tokio::sync::oneshot;
 use types::node::NodeHealth;
 use types::{
-    CreateRequest, ErrorCode, ExecOutcome, ExecRequest, FileEntry, Generation, HostId, Incarnation, NetworkMode,
-    Resources, Sandbox, SandboxId, SandboxSpec, Status, WarrenError,
+    CreateRequest, ErrorCode, ExecOutcome, ExecRequest, FileEntry, Generation, HostId, NetworkMode, Resources, Sandbox,
+    SandboxId, SandboxSpec, Status, WarrenError,
 };
 use warren_core::lifecycle::{Answer, CreatePlan, Input, Ticket};
 use warren_core::placement::{Command, DestroyReason, Kind, Outcome};
@@ -31,6 +31,7 @@ use crate::config::NodeConfig;
 use crate::engine_room::Slots;
 use crate::hub::{fresh_sandbox_id, now};
 use crate::kill_point;
+use crate::life::Life;
 use crate::seal::SecretsKey;
 use crate::view::View;
 
@@ -65,7 +66,7 @@ pub struct NodeOperations {
     /// Seals environments.
     pub secrets_key: SecretsKey,
     /// This life of the node.
-    pub incarnation: Incarnation,
+    pub life: Arc<Life>,
     /// Defaults.
     pub config: NodeConfig,
 }
@@ -194,7 +195,7 @@ impl NodeOperations {
         let plan = CreatePlan {
             ticket: waiter.ticket,
             owner: self.view.me().clone(),
-            incarnation: self.incarnation,
+            incarnation: self.life.now(),
             spec: Arc::new(spec),
             sealed_env: sealed_env.into(),
             expires_at: request.lifetime.expires_at(now(), self.config.default_timeout_seconds),

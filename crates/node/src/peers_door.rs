@@ -9,10 +9,11 @@ use bytes::Bytes;
 use peers::wire::Message;
 use peers::{Accepted, Authority, Incoming, JoinConnection, Listener, ListenerConfig, Member, StreamLink};
 use tokio::sync::oneshot;
-use types::{ErrorCode, WarrenError};
+use types::{ErrorCode, Incarnation, WarrenError};
 use warren_core::placement::{Command, Kind, Outcome};
 
-use crate::actors::consensus::{ConsensusActor, FromPeer, ProposeAndTell};
+use crate::actors::consensus::{Acked, ConsensusActor, FromPeer, Heard, ProposeAndTell};
+use crate::actors::leases::Beat;
 use crate::answer_calls::answer;
 use crate::config::NodeConfig;
 use crate::gossip;
@@ -92,6 +93,13 @@ impl Inside {
         loop {
             match stream.recv().await {
                 Ok(Some(Message::Raft(message))) => self.consensus.do_send(FromPeer(message)),
+                Ok(Some(Message::Heartbeat(beat))) => {
+                    let (incarnation, number) = (Incarnation(beat.incarnation), beat.sequence);
+                    self.consensus.do_send(Heard(Beat { host: peer.clone(), incarnation, number }));
+                }
+                Ok(Some(Message::HeartbeatAck(ack))) => {
+                    self.consensus.do_send(Acked { incarnation: Incarnation(ack.incarnation), number: ack.sequence });
+                }
                 Ok(Some(Message::Observed(batch))) => gossip::hear_observed(&self.view, &peer, &batch),
                 Ok(Some(Message::Capacity(capacity))) => gossip::hear_capacity(&self.view, &peer, capacity),
                 Ok(Some(other)) => tracing::debug!(%peer, ?other, "a message of a later version"),

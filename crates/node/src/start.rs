@@ -22,7 +22,7 @@ use warren_core::reconcile::{Found, reconcile, strays};
 use warren_core::warm_pool::{self, Target, WarmPool};
 use warren_core::wiring::{self, Message};
 
-use crate::actors::consensus::{ConsensusActor, Persisted, ProposeAndTell};
+use crate::actors::consensus::{ConsensusActor, Others, Persisted, ProposeAndTell};
 use crate::actors::follower::Follower;
 use crate::actors::pool::PoolActor;
 use crate::actors::scheduler::{Capacity, Scheduler};
@@ -35,6 +35,7 @@ use crate::hub::{Hub, now};
 use crate::identity::Identity;
 use crate::kill_point;
 use crate::ledger::Ledger;
+use crate::life::Life;
 use crate::operations::NodeOperations;
 use crate::peers_door::PeersDoor;
 use crate::routing::Routed;
@@ -189,7 +190,8 @@ impl Node {
         let follower_context = Context::<Follower>::new();
         let follower = follower_context.address();
         let pool_context = Context::<PoolActor>::new();
-        let consensus = start_consensus(&config, &identity, &view, &cluster, follower.clone(), &exits)?;
+        let life = Arc::new(Life::new(&config.data_dir, identity.incarnation));
+        let consensus = start_consensus(&config, &identity, &view, &cluster, &life, follower.clone(), &exits)?;
         let answering: Arc<OnceLock<Arc<NodeOperations>>> = Arc::default();
         PeersDoor::open(&config, &identity, &consensus, &view, Arc::clone(&answering)).await?;
         let hub = Hub::new(
@@ -199,7 +201,7 @@ impl Node {
             Arc::clone(&answers),
             Arc::clone(&view),
             Arc::clone(&cluster),
-            identity.incarnation,
+            Arc::clone(&life),
         );
         follower_context.run(Follower::new(Rc::clone(&hub)));
         let shape = pool_shape(&engine, &config).await;
@@ -214,7 +216,7 @@ impl Node {
         kill_point::reached("node.swept");
         hub.deliver(Message::Pool(warm_pool::Input::Open));
         hub.set_closed(None);
-        actix::spawn(gossip::tell(Rc::clone(&hub), Arc::clone(&cluster), identity.incarnation, capacity));
+        actix::spawn(gossip::tell(Rc::clone(&hub), Arc::clone(&cluster), Arc::clone(&life), capacity));
         actix::spawn(keep_stock(Rc::clone(&hub), Rc::clone(&room)));
 
         let operations = Arc::new(NodeOperations {
@@ -226,7 +228,7 @@ impl Node {
             slots,
             engine,
             secrets_key: identity.secrets_key.clone(),
-            incarnation: identity.incarnation,
+            life,
             config: config.clone(),
         });
         answering.get_or_init(|| Arc::clone(&operations));
@@ -339,6 +341,7 @@ fn start_consensus(
     identity: &Identity,
     view: &Arc<View>,
     cluster: &Arc<Cluster>,
+    life: &Arc<Life>,
     follower: Addr<Follower>,
     exits: &Exits,
 ) -> anyhow::Result<Addr<ConsensusActor>> {
@@ -357,24 +360,30 @@ fn start_consensus(
         // May not be lost. Nothing is written before the actor is there to have it written.
         reports_to.get().expect("the actor is there before its first batch").do_send(report);
     })?;
-    let (view, cluster, exits) = (Arc::clone(view), Arc::clone(cluster), exits.clone());
+    let others = Others { cluster: Arc::clone(cluster), life: Arc::clone(life), presence: presence(config, identity) };
+    let (view, exits) = (Arc::clone(view), exits.clone());
     let arbiter = Arbiter::new();
     let started = ConsensusActor::start_in_arbiter(&arbiter.handle(), move |context: &mut Context<ConsensusActor>| {
         address.get_or_init(|| context.address());
-        ConsensusActor::new(core, writer, view, cluster, member, follower.recipient(), exits)
+        ConsensusActor::new(core, writer, view, others, follower.recipient(), exits)
     });
     Ok(started)
+}
+
+/// What the map is told of this node.
+fn presence(config: &NodeConfig, identity: &Identity) -> Presence {
+    Presence {
+        member: identity.member,
+        peer_address: config.advertised_peer_address().unwrap_or_default(),
+        http_address: config.advertised_http_address(),
+        commands: COMMANDS_KNOWN,
+    }
 }
 
 /// Begins this life in the log: whatever an earlier one still had under way is refused from here on.
 async fn begin_life(config: &NodeConfig, consensus: &Addr<ConsensusActor>, identity: &Identity) -> anyhow::Result<()> {
     let (tell, told) = oneshot::channel();
-    let presence = Presence {
-        member: identity.member,
-        peer_address: config.advertised_peer_address().unwrap_or_default(),
-        http_address: config.advertised_http_address(),
-        commands: COMMANDS_KNOWN,
-    };
+    let presence = presence(config, identity);
     let kind = Kind::NodeUp { host: identity.host.clone(), incarnation: identity.incarnation, presence };
     consensus.do_send(ProposeAndTell { command: Command { time: now(), kind }, tell });
     let outcome = tokio::time::timeout(LEAD_WITHIN, told)

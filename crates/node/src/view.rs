@@ -104,8 +104,11 @@ impl View {
 
     /// The other nodes that can be called and have said lately what they can take.
     pub fn others(&self) -> Vec<Candidate> {
+        let placement = self.placement.load();
         let fresh = |(candidate, heard): &(Candidate, Instant)| {
-            (heard.elapsed() < HEARD_LATELY && self.cluster.reaches(&candidate.node)).then(|| candidate.clone())
+            let lost = placement.node(&candidate.node).is_none_or(|node| node.lost);
+            (!lost && heard.elapsed() < HEARD_LATELY && self.cluster.reaches(&candidate.node))
+                .then(|| candidate.clone())
         };
         self.others.read().values().filter_map(fresh).collect()
     }
@@ -119,8 +122,10 @@ impl View {
     pub fn show(&self, record: &Record) -> Sandbox {
         let place = &record.place;
         let seen = self.observed(&place.id).filter(|seen| seen.generation == place.generation);
+        let lost = self.placement.load().node(&place.owner).is_some_and(|node| node.lost);
         let away = place.owner != self.me && !self.cluster.reaches(&place.owner);
         let (status, error) = match seen {
+            _ if lost => (Status::Unreachable, Some(format!("node {} is lost", place.owner))),
             _ if away => (Status::Unreachable, Some(format!("node {} can not be reached", place.owner))),
             Some(seen) => (seen.status, seen.why),
             None => (Status::Creating, None),

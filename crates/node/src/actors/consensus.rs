@@ -7,18 +7,22 @@ use std::time::{Duration, Instant};
 
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, Recipient};
 use bytes::Bytes;
-use consensus::raft_types::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2};
 use consensus::{Committed, Consensus, Input, Leadership, LogWriter, Output, ProposalId};
+use peers::wire::{Heartbeat, HeartbeatAck, Message as PeerMessage};
 use tokio::sync::oneshot;
-use types::{ErrorCode, HostId, WarrenError};
-use warren_core::membership::{self, Member, Members};
-use warren_core::placement::{self, Command, Outcome, Placement};
+use types::{ErrorCode, HostId, Incarnation, WarrenError};
+use warren_core::lease::HEARTBEAT_MS;
+use warren_core::placement::{self, Command, Kind, Outcome, Placement, Presence};
 use warren_core::wiring;
 
 use super::CONSENSUS_MAILBOX;
 use super::follower::Deliver;
+use super::leases::{Beat, Leases};
+use super::members;
 use crate::cluster::Cluster;
+use crate::hub::{boottime_ms, now};
 use crate::kill_point;
+use crate::life::Life;
 use crate::start::{ExitReason, Exits};
 use crate::view::View;
 
@@ -31,12 +35,37 @@ const SNAPSHOT_EVERY_ENTRIES: u64 = 20_000;
 /// Ticks between two looks at who should vote.
 const MEMBERSHIP_TICKS: u64 = 5;
 
-/// Entries that a member may be behind and still count as caught up.
-const CAUGHT_UP_ENTRIES: u64 = 64;
-
 /// Time after which a proposal of which nothing was heard is made again: a leader that was lost may
 /// have taken it along. Every command can be applied twice.
 const PROPOSE_AGAIN_AFTER: Duration = Duration::from_secs(3);
+
+/// Ticks between two heartbeats.
+const HEARTBEAT_TICKS: u64 = HEARTBEAT_MS / (TICK.as_millis() as u64);
+
+/// What this actor knows of this node as one of several.
+pub struct Others {
+    /// The other nodes.
+    pub cluster: Arc<Cluster>,
+    /// The present life of this one.
+    pub life: Arc<Life>,
+    /// What the map is told of this one.
+    pub presence: Presence,
+}
+
+/// A node's heartbeat.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Heard(pub Beat);
+
+/// The leader's acknowledgement of a heartbeat of this node.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Acked {
+    /// Of which life.
+    pub incarnation: Incarnation,
+    /// Which.
+    pub number: u64,
+}
 
 /// A message of the log's own protocol, from a peer.
 #[derive(Message)]
@@ -85,11 +114,11 @@ pub struct ConsensusActor {
     snapshot_index: u64,
     me: HostId,
     view: Arc<View>,
-    cluster: Arc<Cluster>,
-    member: u64,
+    others: Others,
     follower: Recipient<Deliver>,
     exits: Exits,
     ticks: u64,
+    leases: Leases,
     /// A change of the membership is under way.
     changing: Option<ProposalId>,
     next_proposal: u64,
@@ -121,17 +150,16 @@ impl ConsensusActor {
         core: Consensus,
         writer: LogWriter,
         view: Arc<View>,
-        cluster: Arc<Cluster>,
-        member: u64,
+        others: Others,
         follower: Recipient<Deliver>,
         exits: Exits,
     ) -> Self {
         Self {
             core,
             writer,
-            cluster,
-            member,
+            others,
             ticks: 0,
+            leases: Leases::default(),
             changing: None,
             map: Placement::default(),
             snapshot_index: 0,
@@ -175,10 +203,13 @@ impl ConsensusActor {
                 Output::Apply(committed) => self.apply(&committed, &mut after),
                 Output::ApplySnapshot { index, data } => self.install(index, &data),
                 Output::ReadReady { id, .. } => {
+                    self.acknowledge(id);
                     after.passed.extend(self.barriers.remove(&id).map(|barrier| (barrier, Ok(()))));
                     Ok(())
                 }
                 Output::ReadDropped { id, reason } => {
+                    // Its senders are not told: their leases run out unless the next one is confirmed.
+                    self.leases.confirmed(id);
                     let error = WarrenError::new(ErrorCode::NoQuorum, format!("cannot read reliably: {reason}"));
                     after.passed.extend(self.barriers.remove(&id).map(|barrier| (barrier, Err(error))));
                     Ok(())
@@ -189,6 +220,7 @@ impl ConsensusActor {
                 }
                 Output::Leadership(leadership) => {
                     tracing::info!(term = leadership.term, leads = leadership.is_self, "leadership");
+                    self.leases.leadership(leadership.is_self);
                     self.leadership = leadership;
                     self.changing = None;
                     self.view.set_leader(leadership.leader);
@@ -222,7 +254,7 @@ impl ConsensusActor {
         }
         if self.map.applied() != applied_before {
             self.view.publish(self.map.clone());
-            self.cluster.follow(&self.map);
+            self.others.cluster.follow(&self.map);
         }
         self.send_on(after);
         if self.map.applied() - self.snapshot_index >= SNAPSHOT_EVERY_ENTRIES {
@@ -258,6 +290,9 @@ impl ConsensusActor {
         let owner = command.kind.sandbox().and_then(|id| self.map.owner(&id).cloned());
         let outcome = self.map.apply(committed.index, &command);
         tracing::debug!(index = committed.index, ?outcome, sandbox = ?command.kind.sandbox(), "applied");
+        if let (Kind::NodeLost { host, incarnation }, Outcome::NodeLost) = (&command.kind, &outcome) {
+            self.node_lost(host, *incarnation)?;
+        }
         after.deliver.extend(wiring::applied(&self.me, owner.as_ref(), &command, &outcome));
         if let Some(tell) = pending.and_then(|pending| pending.tell) {
             after.told.push((tell, outcome));
@@ -273,7 +308,7 @@ impl ConsensusActor {
         }
         self.snapshot_index = index;
         self.view.publish(self.map.clone());
-        self.cluster.follow(&self.map);
+        self.others.cluster.follow(&self.map);
         Ok(())
     }
 
@@ -285,7 +320,7 @@ impl ConsensusActor {
             return;
         };
         tracing::debug!(reason, sandbox = ?pending.command.kind.sandbox(), "proposal dropped");
-        if pending.tell.is_some() {
+        if pending.tell.is_some() || pending.command.kind.sandbox().is_none() {
             self.again.push_back(pending);
         } else {
             after.deliver.extend(wiring::dropped(&pending.command));
@@ -318,11 +353,68 @@ impl ConsensusActor {
         self.ticks += 1;
         if self.ticks.is_multiple_of(MEMBERSHIP_TICKS) {
             self.look_after_members(ctx);
+            self.declare_lost(ctx);
+        }
+        if self.ticks.is_multiple_of(HEARTBEAT_TICKS) {
+            self.send_heartbeat();
+        }
+        if self.leases.wants_confirmation() {
+            let id = self.next_barrier;
+            self.next_barrier += 1;
+            self.leases.confirm_by(id);
+            self.feed(Input::ReadBarrier { id }, ctx);
         }
     }
 
+    fn send_heartbeat(&mut self) {
+        let (number, incarnation) = (self.leases.send(), self.others.life.now());
+        if self.leadership.is_self {
+            self.leases.hear(Beat { host: self.me.clone(), incarnation, number });
+        } else if let Some(leader) = self.view.leader() {
+            let host = self.me.to_string();
+            let sent_boottime_ms = boottime_ms();
+            let beat = Heartbeat { host, incarnation: incarnation.0, sequence: number, sent_boottime_ms };
+            self.others.cluster.send(&leader, PeerMessage::Heartbeat(beat));
+        }
+    }
+
+    /// A quorum has confirmed, after these were heard, that this node leads.
+    fn acknowledge(&mut self, barrier: u64) {
+        for Beat { host, incarnation, number } in self.leases.confirmed(barrier) {
+            if host == self.me {
+                self.leases.acknowledged(number);
+            } else {
+                let ack = HeartbeatAck { sequence: number, incarnation: incarnation.0 };
+                self.others.cluster.send(&host, PeerMessage::HeartbeatAck(ack));
+            }
+        }
+    }
+
+    fn declare_lost(&mut self, ctx: &mut Context<Self>) {
+        for (host, incarnation) in self.leases.lost(&self.map, &self.me) {
+            tracing::warn!(node = %host, "not heard for too long, declaring it lost");
+            let command = Command { time: now(), kind: Kind::NodeLost { host, incarnation } };
+            self.propose(Pending { command, since: Instant::now(), tell: None }, ctx);
+        }
+    }
+
+    fn node_lost(&mut self, host: &HostId, incarnation: Incarnation) -> Result<(), String> {
+        self.leases.declared(host);
+        tracing::warn!(node = %host, %incarnation, "a node is lost");
+        if *host != self.me || incarnation != self.others.life.now() {
+            return Ok(());
+        }
+        // It lives, and was not heard: what it proposed in this life is refused from here on.
+        let incarnation =
+            self.others.life.begin_next().map_err(|error| format!("the next life can not be recorded: {error}"))?;
+        let kind = Kind::NodeUp { host: self.me.clone(), incarnation, presence: self.others.presence.clone() };
+        let command = Command { time: now(), kind };
+        self.again.push_back(Pending { command, since: Instant::now(), tell: None });
+        Ok(())
+    }
+
     fn send(&mut self, to: u64, message: Bytes, snapshot: bool, ctx: &mut Context<Self>) {
-        let sent = self.cluster.send_raft(to, message);
+        let sent = self.others.cluster.send_raft(to, message);
         if snapshot {
             // Whether it arrives is not told; a member that still lacks it is sent another.
             self.feed(Input::SnapshotSent { peer: to, arrived: sent }, ctx);
@@ -336,54 +428,15 @@ impl ConsensusActor {
         if !self.leadership.is_self || self.changing.is_some() {
             return;
         }
-        let now = self.core.members();
-        let members = Members {
-            changing: !now.voters_outgoing.is_empty(),
-            voters: now.voters.into_iter().collect(),
-            learners: now.learners.into_iter().chain(now.learners_next).collect(),
-        };
-        let committed = self.core.status().committed;
-        let known: Vec<Member> = self
-            .map
-            .nodes()
-            .map(|(host, node)| Member {
-                id: node.presence.member,
-                current: true,
-                alive: *host == self.me || self.cluster.reaches(host),
-                caught_up: self
-                    .core
-                    .matched(node.presence.member)
-                    .is_some_and(|matched| matched + CAUGHT_UP_ENTRIES >= committed),
-            })
-            .filter(|member| member.id != 0)
-            .collect();
-        if let Some(step) = membership::plan(self.member, &members, &known) {
+        let Others { cluster, presence, .. } = &self.others;
+        if let Some(step) = members::next_step(&self.core, &self.map, cluster, &self.me, presence.member) {
             tracing::info!(?step, "the membership changes");
             let proposal = ProposalId(self.next_proposal);
             self.next_proposal += 1;
             self.changing = Some(proposal);
-            self.feed(Input::ChangeMembers { proposal, change: conf_change(&step) }, ctx);
+            self.feed(Input::ChangeMembers { proposal, change: members::conf_change(&step) }, ctx);
         }
     }
-}
-
-fn conf_change(step: &membership::Step) -> ConfChangeV2 {
-    let single = |kind: ConfChangeType, node_id: u64| {
-        let mut change = ConfChangeSingle { node_id, ..ConfChangeSingle::default() };
-        change.set_change_type(kind);
-        change
-    };
-    let changes = match step {
-        membership::Step::AddLearner(id) => vec![single(ConfChangeType::AddLearnerNode, *id)],
-        membership::Step::Promote(ids) => ids.iter().map(|id| single(ConfChangeType::AddNode, *id)).collect(),
-        membership::Step::Swap { out, into } => {
-            vec![single(ConfChangeType::AddNode, *into), single(ConfChangeType::RemoveNode, *out)]
-        }
-        membership::Step::Remove(id) => vec![single(ConfChangeType::RemoveNode, *id)],
-    };
-    let mut change = ConfChangeV2 { changes, ..ConfChangeV2::default() };
-    change.set_transition(ConfChangeTransition::Auto);
-    change
 }
 
 impl Actor for ConsensusActor {
@@ -428,6 +481,24 @@ impl Handler<Barrier> for ConsensusActor {
         self.next_barrier += 1;
         self.barriers.insert(id, done);
         self.feed(Input::ReadBarrier { id }, ctx);
+    }
+}
+
+impl Handler<Heard> for ConsensusActor {
+    type Result = ();
+
+    fn handle(&mut self, Heard(beat): Heard, _: &mut Self::Context) {
+        self.leases.hear(beat);
+    }
+}
+
+impl Handler<Acked> for ConsensusActor {
+    type Result = ();
+
+    fn handle(&mut self, Acked { incarnation, number }: Acked, _: &mut Self::Context) {
+        if incarnation == self.others.life.now() {
+            self.leases.acknowledged(number);
+        }
     }
 }
 

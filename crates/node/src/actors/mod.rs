@@ -2,6 +2,8 @@
 
 pub mod consensus;
 pub mod follower;
+pub mod leases;
+mod members;
 pub mod pool;
 pub mod scheduler;
 pub mod supervisor;

@@ -1,0 +1,97 @@
+//! Both sides of this node's leases, as consensus keeps them: its own, and those it grants while it leads.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use types::{HostId, Incarnation};
+use warren_core::lease::{Granter, Holder};
+use warren_core::placement::Placement;
+
+use crate::hub::boottime_ms;
+
+/// A heartbeat that was heard.
+#[derive(Debug, Clone)]
+pub struct Beat {
+    /// Whose.
+    pub host: HostId,
+    /// Of which of its lives.
+    pub incarnation: Incarnation,
+    /// Which.
+    pub number: u64,
+}
+
+/// Both sides of this node's leases.
+#[derive(Default)]
+pub struct Leases {
+    holder: Holder,
+    granter: Granter,
+    leads: bool,
+    /// Heard, and acknowledged once a quorum has confirmed that this node leads.
+    heard: Vec<Beat>,
+    confirming: BTreeMap<u64, Vec<Beat>>,
+    /// Nodes that are being declared lost.
+    declaring: BTreeSet<HostId>,
+}
+
+impl Leases {
+    /// Who leads has changed, or the term.
+    pub fn leadership(&mut self, leads: bool) {
+        if leads && !self.leads {
+            self.granter.elected(boottime_ms());
+        } else if !leads {
+            self.granter.deposed();
+            self.heard.clear();
+            self.confirming.clear();
+        }
+        self.leads = leads;
+        self.declaring.clear();
+    }
+
+    /// A heartbeat of this node leaves; its number.
+    pub fn send(&mut self) -> u64 {
+        self.holder.send(boottime_ms())
+    }
+
+    /// The leader has acknowledged a heartbeat of this node.
+    pub fn acknowledged(&mut self, number: u64) {
+        self.holder.acknowledged(number);
+    }
+
+    /// A heartbeat came in. Nobody but the leader takes note.
+    pub fn hear(&mut self, beat: Beat) {
+        if self.leads {
+            self.granter.heard(boottime_ms(), &beat.host, beat.incarnation);
+            self.heard.push(beat);
+        }
+    }
+
+    /// Whether a barrier is wanted for those that were heard.
+    pub fn wants_confirmation(&self) -> bool {
+        !self.heard.is_empty()
+    }
+
+    /// This barrier, which begins now, confirms all that were heard before it.
+    pub fn confirm_by(&mut self, barrier: u64) {
+        self.confirming.insert(barrier, std::mem::take(&mut self.heard));
+    }
+
+    /// The barrier is passed: these may be acknowledged.
+    pub fn confirmed(&mut self, barrier: u64) -> Vec<Beat> {
+        self.confirming.remove(&barrier).unwrap_or_default()
+    }
+
+    /// The nodes that are to be declared lost now. A node that never was up is nobody to miss.
+    pub fn lost(&mut self, map: &Placement, me: &HostId) -> Vec<(HostId, Incarnation)> {
+        let watched = map
+            .nodes()
+            .filter(|(host, node)| *host != me && !node.lost && node.incarnation.0 > 0)
+            .map(|(host, node)| (host, node.incarnation, None));
+        let mut lost = self.granter.lost(boottime_ms(), watched);
+        lost.retain(|(host, _)| self.declaring.insert(host.clone()));
+        lost
+    }
+
+    /// The map has it.
+    pub fn declared(&mut self, host: &HostId) {
+        self.declaring.remove(host);
+    }
+}
