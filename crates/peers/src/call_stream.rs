@@ -126,9 +126,10 @@ impl CallStream {
         }
         let next = match self.limits.clone().hold(self.receive()).await {
             // The request was about to be sent once more.
-            Err(CallError::Unknown(Unknown::TimedOut)) if self.connection.is_none() => {
-                Err(CallError::NotDone(NotDone::TimedOut))
-            }
+            Err(CallError::Unknown(cause)) if self.connection.is_none() => Err(CallError::NotDone(match cause {
+                Unknown::TimedOut => NotDone::TimedOut,
+                Unknown::Lost(_) => NotDone::Closed,
+            })),
             next => next,
         };
         match &next {

@@ -126,17 +126,25 @@ mod tests {
         assert!(connections.admit_join().is_some());
     }
 
+    async fn is_told(place: &StreamPlace) -> bool {
+        tokio::select! {
+            biased;
+            () = place.superseded() => true,
+            () = tokio::task::yield_now() => false,
+        }
+    }
+
     #[tokio::test]
     async fn the_newest_stream_keeps_its_place_when_the_older_one_goes() {
         let connections = Connections::new(1, 1);
         let host = HostId::new("h1");
         let older = connections.admit_stream(&host);
         let newer = connections.admit_stream(&host);
-        older.superseded().await;
-        older.superseded().await;
+        assert!(is_told(&older).await && is_told(&older).await, "it stays so");
+        assert!(!is_told(&newer).await);
         drop(older);
         let newest = connections.admit_stream(&host);
-        newer.superseded().await;
+        assert!(is_told(&newer).await && !is_told(&newest).await);
         drop((newer, newest));
         assert!(connections.peers.lock().is_empty());
     }

@@ -92,8 +92,9 @@ pub const CALLER_IDLE_MAX: Duration = Duration::from_secs(30);
 /// Time that a connection without a call is kept by the callee.
 pub const CALLEE_IDLE_MAX: Duration = Duration::from_secs(60);
 
-/// Bytes of a body that are read and dropped after an answer that did not want them, to keep the connection.
-pub const DRAIN_BYTES_MAX: usize = 1 << 20;
+/// Bytes of a body that are read and dropped after an answer that did not want them, to keep the connection. More than
+/// the kernels hold between two nodes: a caller that has sent the whole body before it saw the answer goes on.
+pub const DRAIN_BYTES_MAX: usize = 16 << 20;
 
 /// Time that the callee gives a caller to notice an answer that came before the end of its body.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);

@@ -9,36 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::*;
-use peers::wire::{self, CallFrame, Hello, Kind, Reply, ReplyFrame, call_frame};
-use peers::{
-    CallError, CallStream, Caller, CallerConfig, Incoming, Listener, ListenerConfig, NotDone, Peer, Sent, Unknown,
-    words,
-};
-use tokio::net::{TcpListener, TcpStream};
-
-async fn pair(cluster: &Cluster) -> (Node, Node, Caller) {
-    let (one, two) = (Node::start(cluster.member("h1")).await, Node::start(cluster.member("h2")).await);
-    let caller = one.caller(&two);
-    (one, two, caller)
-}
-
-async fn entry_of(call: &mut CallStream) -> wire::FileEntry {
-    let Some(Reply::Entry(entry)) = soon("an entry", call.next()).await.unwrap() else { panic!("no entry") };
-    assert_eq!(soon("the end", call.next()).await.unwrap(), Some(Reply::End(wire::End {})));
-    assert_eq!(call.next().await.unwrap(), None, "nothing comes after the end");
-    entry
-}
-
-async fn stat_over(caller: &Caller, path: &str) -> Result<wire::FileEntry, CallError> {
-    let mut call = soon("the call", caller.call(stat(path))).await?;
-    match soon("an entry", call.next()).await? {
-        Some(Reply::Entry(entry)) => {
-            assert!(call.next().await?.is_some());
-            Ok(entry)
-        }
-        other => panic!("{other:?}"),
-    }
-}
+use peers::wire::{self, CallFrame, Kind, Reply, ReplyFrame, call_frame};
+use peers::{CallError, Caller, CallerConfig, NotDone, Sent, Unknown, words};
+use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn calls_go_over_one_kept_connection() {
@@ -126,6 +99,22 @@ async fn a_peer_that_passes_on_what_was_passed_on_is_refused_by_the_callee_too()
     assert!(matches!(raw.recv::<ReplyFrame>().await.unwrap().frame, Some(Reply::Entry(_))));
 }
 
+#[tokio::test]
+async fn what_a_caller_sends_out_of_turn_is_not_kept() {
+    let node = Node::start(plaintext("h2")).await;
+    let mut raw = Raw::new(TcpStream::connect(node.address).await.unwrap());
+    raw.send(&hello(Kind::Call, "h1", "h2")).await;
+    assert_eq!(raw.recv().await, Some(welcome("h2")));
+    raw.send(&CallFrame { frame: Some(call_frame::Frame::Request(exec(&["sleep"]))) }).await;
+    // A frame of 4 GiB, while the callee watches for the caller's end.
+    let out_of_turn = async {
+        tokio::io::AsyncWriteExt::write_all(&mut raw.socket, &[0xff; 4]).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut raw.socket, &vec![0; 64 << 20]).await
+    };
+    let taken = tokio::time::timeout(Duration::from_millis(500), out_of_turn).await;
+    assert!(taken.is_err(), "64 MiB were taken that nobody asked for");
+}
+
 // --- cancellation ---
 
 #[tokio::test]
@@ -179,18 +168,70 @@ async fn a_callee_that_dies_leaves_the_call_unknown() {
     assert!(matches!(error, CallError::Unknown(Unknown::Lost(_))), "{error:?}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_are_dropped_anywhere_never_disturb_others() {
+    let (_one, _two, caller) = pair(&Cluster::new("c1")).await;
+    let workers = (0..20).map(|worker| {
+        let caller = caller.clone();
+        tokio::spawn(async move {
+            for round in 0..50 {
+                let word = format!("{worker}/{round} {}", "x".repeat(round * 1_000));
+                let exchange = async {
+                    let mut call = caller.call(exec(&[&word])).await.unwrap();
+                    words::receive_exec_outcome(&mut call, 1 << 20).await.unwrap().unwrap()
+                };
+                // Every second one is dropped after so many polls, wherever that is.
+                let polls = if (worker + round) % 2 == 0 { round % 7 } else { usize::MAX };
+                if let Some(outcome) = polled(exchange, polls).await {
+                    assert_eq!(outcome.stdout, word.into_bytes());
+                }
+            }
+        })
+    });
+    for worker in workers.collect::<Vec<_>>() {
+        soon("a worker", worker).await.unwrap();
+    }
+    assert_eq!(caller.counters().under_way, 0);
+    assert!(stat_over(&caller, "/a").await.is_ok());
+}
+
+/// What a future comes to within so many polls; dropped if it has not.
+async fn polled<F: Future>(future: F, polls: usize) -> Option<F::Output> {
+    let mut future = std::pin::pin!(future);
+    let mut left = polls;
+    std::future::poll_fn(|context| {
+        if left == 0 {
+            return std::task::Poll::Ready(None);
+        }
+        left -= 1;
+        future.as_mut().poll(context).map(Some)
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_peer_that_is_given_up_ends_its_calls_at_once() {
     let (_one, mut two, caller) = pair(&Cluster::new("c1")).await;
+    let kept = {
+        let mut call = caller.call(stat("/a")).await.unwrap();
+        let mut other = caller.call(stat("/b")).await.unwrap();
+        entry_of(&mut call).await;
+        entry_of(&mut other).await;
+        caller.counters().idle
+    };
     let mut waiting = caller.call(exec(&["sleep"])).await.unwrap();
     let mut sending = caller.call(write("/f")).await.unwrap();
     assert_eq!(sending.send(Bytes::from_static(b"half")).await.unwrap(), Sent::Whole);
+    assert_eq!((kept, caller.counters().idle), (2, 0));
+    let mut third = caller.call(stat("/c")).await.unwrap();
+    entry_of(&mut third).await;
     caller.sever();
+    assert_eq!(caller.counters().idle, 0);
     for call in [&mut waiting, &mut sending] {
         let error = soon("the end", call.next()).await.unwrap_err();
         assert!(matches!(error, CallError::Unknown(Unknown::Lost(peers::LinkError::Severed))), "{error:?}");
     }
-    for _ in 0..4 {
+    for _ in 0..5 {
         assert!(matches!(two.event().await, Event::Cancelled(_) | Event::BodyBroken(4) | Event::CallsEnded(_)));
     }
     assert!(stat_over(&caller, "/a").await.is_ok(), "later calls dial again");
@@ -261,264 +302,4 @@ async fn a_reader_that_pauses_holds_the_callee_up() {
         rest += chunk.data.len();
     }
     assert!(rest > 255 << 20);
-}
-
-// --- kept connections that are not what they were ---
-
-#[tokio::test]
-async fn a_kept_connection_that_the_peer_closed_is_replaced() {
-    let cluster = Cluster::new("c1");
-    let (_one, two, caller) = pair(&cluster).await;
-    stat_over(&caller, "/a").await.unwrap();
-    let address = two.address;
-    drop(two);
-    let mut two = Node::start_at(
-        cluster.member("h2"),
-        address,
-        ListenerConfig { call_idle_max: Duration::from_millis(50), ..ListenerConfig::default() },
-    )
-    .await;
-    stat_over(&caller, "/b").await.unwrap();
-    assert_eq!((caller.counters().dials, caller.counters().stale), (2, 1));
-    // Closed for want of use.
-    assert!(matches!(two.event().await, Event::CallsEnded(_)));
-    stat_over(&caller, "/c").await.unwrap();
-    assert_eq!((caller.counters().dials, caller.counters().stale), (3, 2));
-}
-
-#[tokio::test]
-async fn a_callee_that_ends_in_good_order_says_farewell() {
-    let mut listener = Listener::bind(anywhere(), plaintext("h2"), ListenerConfig::default()).await.unwrap();
-    let mut raw = Raw::new(TcpStream::connect(listener.local_address()).await.unwrap());
-    raw.send(&hello(Kind::Call, "h1", "h2")).await;
-    let Incoming::Call(mut calls) = soon("the connection", listener.accept()).await else { panic!("no call") };
-    assert_eq!(raw.recv().await, Some(welcome("h2")));
-    // As a node does that stops between two calls.
-    assert!(tokio::time::timeout(Duration::from_millis(20), calls.next_request()).await.is_err());
-    calls.close().await;
-    assert_eq!(raw.recv().await, Some(ReplyFrame { frame: Some(Reply::Goodbye(wire::Goodbye {})) }));
-    assert_eq!(raw.recv::<ReplyFrame>().await, None);
-}
-
-#[tokio::test]
-async fn a_callee_that_watches_for_its_caller_does_not_lose_the_next_request() {
-    let mut listener = Listener::bind(anywhere(), plaintext("h2"), ListenerConfig::default()).await.unwrap();
-    let peer = Peer::new(&plaintext("h1"), host("h2"), listener.local_address().to_string());
-    let caller = Caller::new(peer, CallerConfig::default());
-    let callee = async {
-        let Incoming::Call(mut calls) = soon("the connection", listener.accept()).await else { panic!("no call") };
-        for _ in 0..2 {
-            let (_, responder) = soon("a request", calls.next_request()).await.unwrap().unwrap();
-            let (mut body, mut replies) = responder.split();
-            replies.send(Reply::Done(wire::Done {})).await.unwrap();
-            // The next request is here before the watch ends.
-            assert!(tokio::time::timeout(Duration::from_millis(100), body.cancelled()).await.is_err());
-        }
-        calls
-    };
-    let calls = async {
-        assert!(call_once(&caller, "/a").await.is_ok());
-        assert!(call_once(&caller, "/b").await.is_ok());
-    };
-    tokio::join!(callee, calls);
-    assert_eq!(caller.counters().dials, 1);
-}
-
-#[tokio::test]
-async fn kept_connections_are_few_and_not_kept_for_long() {
-    let cluster = Cluster::new("c1");
-    let (one, mut two, _) = pair(&cluster).await;
-    let config =
-        CallerConfig { idle_connections_max: 2, idle_max: Duration::from_millis(50), ..CallerConfig::default() };
-    let caller = Caller::new(one.peer(&two), config);
-    let mut calls = Vec::new();
-    for _ in 0..5 {
-        calls.push(caller.call(stat("/a")).await.unwrap());
-    }
-    for call in &mut calls {
-        entry_of(call).await;
-    }
-    assert_eq!((caller.counters().dials, caller.counters().idle), (5, 2));
-    for _ in 0..3 {
-        assert!(matches!(two.event().await, Event::CallsEnded(_)));
-    }
-    tokio::time::sleep(Duration::from_millis(60)).await;
-    stat_over(&caller, "/a").await.unwrap();
-    assert_eq!((caller.counters().dials, caller.counters().idle), (6, 1));
-}
-
-/// A callee of which each connection behaves as the test says.
-struct Fake {
-    listener: TcpListener,
-    caller: Caller,
-}
-
-impl Fake {
-    async fn new() -> Self {
-        let listener = TcpListener::bind(anywhere()).await.unwrap();
-        let peer = Peer::new(&plaintext("h1"), host("h2"), listener.local_addr().unwrap().to_string());
-        Self { listener, caller: Caller::new(peer, CallerConfig::default()) }
-    }
-
-    async fn greeted(&self) -> Raw<TcpStream> {
-        let mut raw = Raw::new(soon("a dial", self.listener.accept()).await.unwrap().0);
-        assert!(raw.recv::<Hello>().await.is_some());
-        raw.send(&welcome("h2")).await;
-        raw
-    }
-}
-
-async fn request(raw: &mut Raw<TcpStream>) -> wire::CallRequest {
-    match raw.recv::<CallFrame>().await.unwrap().frame {
-        Some(call_frame::Frame::Request(request)) => request,
-        other => panic!("{other:?}"),
-    }
-}
-
-async fn reply(raw: &mut Raw<TcpStream>, reply: Reply) {
-    raw.send(&ReplyFrame { frame: Some(reply) }).await;
-}
-
-async fn one_done(raw: &mut Raw<TcpStream>) {
-    request(raw).await;
-    reply(raw, Reply::Done(wire::Done {})).await;
-}
-
-async fn call_once(caller: &Caller, path: &str) -> Result<Option<Reply>, CallError> {
-    soon("the call", caller.call(stat(path))).await?.next().await
-}
-
-#[tokio::test]
-async fn a_request_that_crosses_a_farewell_is_sent_once_more() {
-    let fake = Fake::new().await;
-    let callee = async {
-        let mut first = fake.greeted().await;
-        one_done(&mut first).await;
-        assert!(matches!(request(&mut first).await.operation, Some(wire::Operation::StatFile(_))));
-        reply(&mut first, Reply::Goodbye(wire::Goodbye {})).await;
-        drop(first);
-        let mut second = fake.greeted().await;
-        let again = request(&mut second).await;
-        assert_eq!(again, stat("/b"), "another request than the one that was not looked at");
-        reply(&mut second, Reply::Done(wire::Done {})).await;
-        second
-    };
-    let calls = async {
-        assert!(matches!(call_once(&fake.caller, "/a").await, Ok(Some(Reply::Done(_)))));
-        assert!(matches!(call_once(&fake.caller, "/b").await, Ok(Some(Reply::Done(_)))));
-    };
-    tokio::join!(callee, calls);
-    assert_eq!((fake.caller.counters().dials, fake.caller.counters().stale), (2, 1));
-}
-
-#[tokio::test]
-async fn a_request_is_sent_twice_at_most() {
-    let fake = Fake::new().await;
-    let callee = async {
-        let mut first = fake.greeted().await;
-        one_done(&mut first).await;
-        request(&mut first).await;
-        reply(&mut first, Reply::Goodbye(wire::Goodbye {})).await;
-        let mut second = fake.greeted().await;
-        request(&mut second).await;
-        reply(&mut second, Reply::Goodbye(wire::Goodbye {})).await;
-        (first, second)
-    };
-    let calls = async {
-        assert!(call_once(&fake.caller, "/a").await.is_ok());
-        let error = call_once(&fake.caller, "/b").await.unwrap_err();
-        assert!(matches!(error, CallError::NotDone(NotDone::Closed)), "{error:?}");
-    };
-    tokio::join!(callee, calls);
-    assert_eq!(fake.caller.counters().dials, 2);
-}
-
-#[tokio::test]
-async fn a_request_that_may_have_been_read_is_never_sent_again() {
-    let fake = Fake::new().await;
-    let callee = async {
-        let mut first = fake.greeted().await;
-        one_done(&mut first).await;
-        request(&mut first).await;
-        drop(first);
-        // Nobody dials again.
-        let again = tokio::time::timeout(Duration::from_millis(300), fake.listener.accept()).await;
-        assert!(again.is_err(), "the request was sent again");
-    };
-    let calls = async {
-        assert!(call_once(&fake.caller, "/a").await.is_ok());
-        let error = call_once(&fake.caller, "/b").await.unwrap_err();
-        assert!(matches!(error, CallError::Unknown(Unknown::Lost(_))), "{error:?}");
-        assert!(!error.surely_not_done());
-    };
-    tokio::join!(callee, calls);
-}
-
-#[tokio::test]
-async fn a_request_whose_body_has_begun_is_never_sent_again() {
-    let fake = Fake::new().await;
-    let callee = async {
-        let mut first = fake.greeted().await;
-        one_done(&mut first).await;
-        request(&mut first).await;
-        assert!(matches!(first.recv::<CallFrame>().await.unwrap().frame, Some(call_frame::Frame::Chunk(_))));
-        reply(&mut first, Reply::Goodbye(wire::Goodbye {})).await;
-        first
-    };
-    let calls = async {
-        assert!(call_once(&fake.caller, "/a").await.is_ok());
-        let mut call = fake.caller.call(write("/f")).await.unwrap();
-        assert_eq!(call.send(Bytes::from_static(b"part")).await.unwrap(), Sent::Whole);
-        let error = soon("the farewell", call.next()).await.unwrap_err();
-        assert!(matches!(error, CallError::NotDone(NotDone::Closed)), "{error:?}");
-    };
-    tokio::join!(callee, calls);
-    assert_eq!(fake.caller.counters().dials, 1);
-}
-
-#[tokio::test]
-async fn a_callee_that_breaks_the_protocol_leaves_the_call_unknown() {
-    let frames: [&[u8]; 4] = [
-        &[0xff; 8],
-        &[0, 0, 0, 2, 0xff, 0xff],
-        // A reply of a kind that is not known.
-        &[0, 0, 0, 0],
-        // Half a reply.
-        &[0, 0, 0, 9, 0],
-    ];
-    for bytes in frames {
-        let fake = Fake::new().await;
-        let callee = async {
-            let mut raw = fake.greeted().await;
-            request(&mut raw).await;
-            tokio::io::AsyncWriteExt::write_all(&mut raw.socket, bytes).await.unwrap();
-        };
-        let (_, answer) = tokio::join!(callee, call_once(&fake.caller, "/a"));
-        let error = answer.unwrap_err();
-        assert!(matches!(error, CallError::Unknown(Unknown::Lost(_))), "{bytes:?}: {error:?}");
-        assert_eq!(fake.caller.counters().idle, 0);
-    }
-}
-
-#[tokio::test]
-async fn an_answer_with_something_after_it_is_not_followed_by_another_call() {
-    let fake = Fake::new().await;
-    let callee = async {
-        let mut first = fake.greeted().await;
-        request(&mut first).await;
-        let done = ReplyFrame { frame: Some(Reply::Done(wire::Done {})) };
-        let mut twice = bytes::BytesMut::new();
-        proto::framing::encode(&done, &mut twice);
-        proto::framing::encode(&done, &mut twice);
-        tokio::io::AsyncWriteExt::write_all(&mut first.socket, &twice).await.unwrap();
-        let mut second = fake.greeted().await;
-        request(&mut second).await;
-        reply(&mut second, Reply::End(wire::End {})).await;
-        (first, second)
-    };
-    let calls = async {
-        assert!(matches!(call_once(&fake.caller, "/a").await, Ok(Some(Reply::Done(_)))));
-        assert!(matches!(call_once(&fake.caller, "/b").await, Ok(Some(Reply::End(_)))));
-    };
-    tokio::join!(callee, calls);
 }

@@ -168,6 +168,30 @@ async fn another_host_at_the_address_is_told_apart() {
 }
 
 #[tokio::test]
+async fn a_welcome_of_another_host_or_cluster_is_none() {
+    let listener = tokio::net::TcpListener::bind(anywhere()).await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let mut other_cluster = welcome("h2");
+    if let Some(peers::wire::hello_reply::Answer::Welcome(welcome)) = &mut other_cluster.answer {
+        welcome.cluster = "c2".to_owned();
+    }
+    for (reply, is_cluster) in [(welcome("h3"), false), (other_cluster, true)] {
+        let callee = async {
+            let mut raw = Raw::new(listener.accept().await.unwrap().0);
+            assert!(raw.recv::<peers::wire::Hello>().await.is_some());
+            raw.send(&reply).await;
+        };
+        let ours = plaintext("h1");
+        let (_, error) = tokio::join!(callee, refusal_of_call(&ours, "h2", &address));
+        match error {
+            ConnectError::OtherHost(found) => assert!(!is_cluster && found == host("h3")),
+            ConnectError::OtherCluster(found) => assert!(is_cluster && found == ClusterId::new("c2")),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn another_cluster_is_told_apart_in_plain_text_too() {
     let node = Node::start(plaintext("h2")).await;
     let stranger = peers::Security::plaintext_on_loopback(ClusterId::new("c2"), host("h1")).unwrap();
@@ -343,6 +367,32 @@ async fn joins_under_way_are_bounded() {
     assert!(matches!(&error, JoinError::Refused { code, .. } if code == "unavailable"), "{error:?}");
     held.refuse(ErrorCode::Unavailable, "no").await.unwrap();
     assert!(matches!(first.await.unwrap(), Err(JoinError::Refused { .. })));
+}
+
+#[tokio::test]
+async fn an_answer_that_makes_no_member_is_not_taken() {
+    let cluster = Cluster::new("c1");
+    let listener = tokio::net::TcpListener::bind(anywhere()).await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (token, key) = (token(&cluster, 2_000), NodeKey::generate().unwrap());
+    let accepted = |cluster: &str, member| peers::wire::JoinAccepted {
+        cluster: cluster.to_owned(),
+        member,
+        ..peers::wire::JoinAccepted::default()
+    };
+    use peers::wire::join_reply::Answer;
+    for answer in [None, Some(Answer::Accepted(accepted("c2", 4))), Some(Answer::Accepted(accepted("c1", 0)))] {
+        let member = async {
+            let mut raw = Raw::new(listener.accept().await.unwrap().0);
+            assert!(raw.recv::<peers::wire::Hello>().await.is_some());
+            raw.send(&welcome("h1")).await;
+            assert!(raw.recv::<peers::wire::JoinRequest>().await.is_some());
+            raw.send(&peers::wire::JoinReply { answer: answer.clone() }).await;
+        };
+        let (_, answer) =
+            tokio::join!(member, JoinClient::join_plaintext_on_loopback(&address, &token, newcomer(&key)));
+        assert!(matches!(answer, Err(JoinError::Answer(_))), "{answer:?}");
+    }
 }
 
 #[tokio::test]

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use peers::wire::{self, CallRequest, ChunkStream, Message, Operation, Reply};
 use peers::{
-    Authority, CallConnection, Caller, CallerConfig, Incoming, JoinConnection, Link, LinkConfig, LinkState, Listener,
-    ListenerConfig, NodeTls, Peer, Responder, Security, words,
+    Authority, CallConnection, CallError, CallStream, Caller, CallerConfig, Incoming, JoinConnection, Link, LinkConfig,
+    LinkState, Listener, ListenerConfig, NodeTls, Peer, Responder, Security, words,
 };
 use proto::framing::{FrameBuffer, encode};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -205,6 +205,30 @@ pub fn write(path: &str) -> CallRequest {
 pub fn exec(cmd: &[&str]) -> CallRequest {
     let cmd = cmd.iter().map(|word| (*word).to_owned()).collect();
     call(Operation::Exec(wire::Exec { cmd, max_output: 1 << 20, ..wire::Exec::default() }))
+}
+
+pub async fn pair(cluster: &Cluster) -> (Node, Node, Caller) {
+    let (one, two) = (Node::start(cluster.member("h1")).await, Node::start(cluster.member("h2")).await);
+    let caller = one.caller(&two);
+    (one, two, caller)
+}
+
+pub async fn entry_of(call: &mut CallStream) -> wire::FileEntry {
+    let Some(Reply::Entry(entry)) = soon("an entry", call.next()).await.unwrap() else { panic!("no entry") };
+    assert_eq!(soon("the end", call.next()).await.unwrap(), Some(Reply::End(wire::End {})));
+    assert_eq!(call.next().await.unwrap(), None, "nothing comes after the end");
+    entry
+}
+
+pub async fn stat_over(caller: &Caller, path: &str) -> Result<wire::FileEntry, CallError> {
+    let mut call = soon("the call", caller.call(stat(path))).await?;
+    match soon("an entry", call.next()).await? {
+        Some(Reply::Entry(entry)) => {
+            assert!(call.next().await?.is_some());
+            Ok(entry)
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 pub fn entry(path: &str, size: u64) -> wire::FileEntry {
