@@ -14,8 +14,8 @@ use runtime::{Engine, ImageFacts, ResolveError};
 use tokio::sync::oneshot;
 use types::node::NodeHealth;
 use types::{
-    CreateRequest, ErrorCode, ExecOutcome, ExecRequest, FileEntry, Generation, HostId, NetworkMode, Resources, Sandbox,
-    SandboxId, SandboxSpec, Status, WarrenError,
+    CreateRequest, ErrorCode, ExecOutcome, ExecRequest, FileEntry, Generation, HostId, NetworkMode, OnNodeLoss,
+    Resources, Sandbox, SandboxId, SandboxSpec, Status, WarrenError,
 };
 use warren_core::lifecycle::{Answer, CreatePlan, Input, Ticket};
 use warren_core::placement::{Command, DestroyReason, Kind, Outcome};
@@ -97,6 +97,7 @@ impl NodeOperations {
                 "network_mode",
                 "only none is built yet",
             ),
+            (request.on_node_loss != OnNodeLoss::Wait, "on_node_loss", "only wait is built yet"),
         ];
         if let Some((_, field, why)) = not_built.into_iter().find(|(asked, ..)| *asked) {
             let error = WarrenError::new(ErrorCode::NotImplemented, format!("{field}: {why}"));
