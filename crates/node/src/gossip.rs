@@ -19,6 +19,9 @@ use crate::view::View;
 /// Time between two tellings of what this node can take.
 pub const TELL_EVERY: Duration = Duration::from_millis(500);
 
+/// Tellings after which everything is told once more.
+const ALL_AGAIN_TELLINGS: u64 = 8;
+
 /// Sandboxes in one message.
 const OBSERVED_PER_MESSAGE: usize = 500;
 
@@ -94,7 +97,12 @@ pub async fn tell(hub: Rc<Hub>, cluster: Arc<Cluster>, life: Arc<Life>, capacity
             closed: here.closed,
             ..Capacity::default()
         }));
-        // Whoever has just been reached has missed the changes before.
+        // Whoever has just been reached has missed the changes before; and a change that came before its
+        // placement is told again.
+        if sequence.is_multiple_of(ALL_AGAIN_TELLINGS) {
+            view.forget_strangers();
+            told.clear();
+        }
         for host in cluster.hosts() {
             match cluster.connection(&host) {
                 Some(connection)
@@ -105,7 +113,6 @@ pub async fn tell(hub: Rc<Hub>, cluster: Arc<Cluster>, life: Arc<Life>, capacity
                 _ => {}
             }
         }
-        view.forget_strangers();
         tokio::time::sleep(TELL_EVERY).await;
     }
 }

@@ -253,7 +253,8 @@ impl NodeOperations {
         if self.view.placement().get(&id).is_some() { Ok(()) } else { Err(not_found()) }
     }
 
-    async fn barrier(&self, consistency: Consistency) -> Result<(), WarrenError> {
+    /// Waits until this node's map has everything that was acknowledged anywhere before now.
+    pub async fn barrier(&self, consistency: Consistency) -> Result<(), WarrenError> {
         if consistency == Consistency::Stale {
             return Ok(());
         }

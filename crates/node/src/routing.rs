@@ -35,6 +35,18 @@ impl Routed {
         self.cluster.caller(host).filter(|_| self.cluster.reaches(host)).map(Remote::new).ok_or_else(unreachable)
     }
 
+    /// Where a sandbox is. One that this node's map does not have may have been made a moment ago through
+    /// another node: before it is denied, the map catches up.
+    async fn locate(&self, id: &SandboxId) -> Result<Placed, WarrenError> {
+        match self.here.placed(id) {
+            Placed::Nowhere => {
+                self.here.barrier(Consistency::Barrier).await?;
+                Ok(self.here.placed(id))
+            }
+            placed => Ok(placed),
+        }
+    }
+
     /// Does it on the owner. A view that was behind is corrected by the owner's word, once.
     async fn on_owner<T>(
         &self,
@@ -42,8 +54,7 @@ impl Routed {
         here: impl AsyncFn() -> Result<T, WarrenError>,
         there: impl AsyncFn(&Remote, Generation) -> Result<T, Fault>,
     ) -> Result<T, WarrenError> {
-        let (owner, generation) = match self.here.placed(&id) {
-            // Not known here: it may just be on its way, and this node is as good as any to say no.
+        let (owner, generation) = match self.locate(&id).await? {
             Placed::Here(_) | Placed::Nowhere => return here().await,
             Placed::Elsewhere { owner, generation } => (owner, generation),
         };
@@ -101,7 +112,7 @@ impl Operations for Routed {
     }
 
     async fn delete(&self, id: SandboxId) -> Result<Deleted, WarrenError> {
-        if let Placed::Elsewhere { owner, .. } = self.here.placed(&id)
+        if let Placed::Elsewhere { owner, .. } = self.locate(&id).await?
             && !self.cluster.reaches(&owner)
         {
             return self.here.entomb(id).await;
@@ -122,7 +133,7 @@ impl Operations for Routed {
 
     async fn exec(&self, id: SandboxId, request: ExecRequest) -> Result<ExecOutcome, WarrenError> {
         // The common case costs no copy of what may be megabytes of input.
-        if !matches!(self.here.placed(&id), Placed::Elsewhere { .. }) {
+        if let Placed::Here(_) = self.here.placed(&id) {
             return self.here.exec(id, request).await;
         }
         let there = async |remote: &Remote, generation| remote.exec(id, generation, request.clone()).await;
@@ -136,7 +147,7 @@ impl Operations for Routed {
 
     async fn write_file(&self, id: SandboxId, path: &str, body: UploadStream) -> Result<(), WarrenError> {
         // A body can be sent once: a sandbox that has moved since is the client's to try again.
-        match self.here.placed(&id) {
+        match self.locate(&id).await? {
             Placed::Elsewhere { owner, generation } => {
                 self.remote(&owner)?.write_file(id, generation, path, body).await.map_err(settled)
             }
