@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 /// A call that takes longer than this is broken. Longer than a cold create on a slow host.
 const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// Connections that are kept for the next call.
+const IDLE_CONNECTIONS: usize = 3;
+
 /// A node's API under one key.
 pub struct Client {
     agent: ureq::Agent,
@@ -25,12 +28,22 @@ pub struct ExecResult {
 impl Client {
     /// `url` is the node's, without the API's prefix.
     pub fn new(url: &str, key: &str) -> Client {
+        Client::with_idle_connections(url, key, IDLE_CONNECTIONS)
+    }
+
+    /// A client that opens a connection for each call, so that a balancer chooses each time.
+    pub fn of_single_calls(url: &str, key: &str) -> Client {
+        Client::with_idle_connections(url, key, 0)
+    }
+
+    fn with_idle_connections(url: &str, key: &str, count: usize) -> Client {
         let agent = ureq::Agent::config_builder()
             .timeout_global(Some(CALL_TIMEOUT))
             // The error's body says what is wrong, so the status is looked at here.
             .http_status_as_error(false)
             // A node on this host is not reached through anybody's proxy.
             .proxy(None)
+            .max_idle_connections(count)
             .build()
             .into();
         Client { agent, base: format!("{url}/api/v1"), key: key.to_owned() }
@@ -45,6 +58,12 @@ impl Client {
     pub fn create(&self, timeout_seconds: u64) -> Result<Value> {
         let request = self.agent.post(format!("{}/sandboxes", self.base)).header("X-API-Key", &self.key);
         parse("POST /sandboxes", request.send_json(json!({ "timeout": timeout_seconds }))?, 201)
+    }
+
+    /// A sandbox as the node shows it.
+    pub fn get(&self, id: &str) -> Result<Value> {
+        let url = format!("{}/sandboxes/{id}", self.base);
+        parse("GET", self.agent.get(&url).header("X-API-Key", &self.key).call()?, 200)
     }
 
     /// Writes a file. The path must need no percent-encoding.

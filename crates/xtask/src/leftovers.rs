@@ -261,7 +261,7 @@ pub fn processes_of(files: &[&Path]) -> BTreeMap<u32, String> {
 }
 
 /// Root and mount point of each line of mountinfo.
-fn parse_mounts(text: &str) -> impl Iterator<Item = (&str, &str)> {
+pub fn parse_mounts(text: &str) -> impl Iterator<Item = (&str, &str)> {
     text.lines().filter_map(|line| {
         let mut fields = line.split(' ');
         Some((fields.nth(3)?, fields.next()?))
@@ -302,7 +302,8 @@ fn parse_cgroup_parents(text: &str) -> BTreeSet<String> {
     names.filter(|name| name.starts_with(CGROUP_PREFIX)).map(str::to_owned).collect()
 }
 
-fn pids() -> Vec<u32> {
+/// All processes.
+pub fn pids() -> Vec<u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
@@ -313,12 +314,13 @@ fn command_line(pid: u32) -> Vec<String> {
     words.map(|word| String::from_utf8_lossy(word).into_owned()).collect()
 }
 
-fn program(pid: u32) -> String {
+/// What a process runs.
+pub fn program(pid: u32) -> String {
     command_line(pid).first().cloned().unwrap_or_default()
 }
 
 /// Field 22 of /proc/<pid>/stat; `None` when it does not run.
-fn start_time(pid: u32) -> Option<u64> {
+pub fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The program's name may hold spaces and brackets; what follows its last bracket does not.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();

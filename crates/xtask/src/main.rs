@@ -1,7 +1,7 @@
 //! `cargo xtask`: set-up, images, builds, the demonstration, the gate and the benchmarks, each one command.
 //!
-//! It builds with nothing but Rust, because it installs the rest. It never knows Warren's own crates: it speaks to a
-//! node as any client does, by its command line and its HTTP API.
+//! It builds with nothing but Rust, because it installs the rest. Of this workspace it knows `hosts` alone and never
+//! Warren's own crates: it speaks to a node as any client does, by its command line and its HTTP API.
 
 mod bench;
 mod build;
@@ -41,7 +41,7 @@ enum Chore {
     Image(image::Arguments),
     /// Build the static agent and the `warren` binary, and print where they are
     Build(build::Arguments),
-    /// Start a node and run a first program in a sandbox
+    /// Start a node, or three, and run a first program in a sandbox
     Up(up::Arguments),
     /// The whole gate: formatting, lints, tests, and nothing left behind
     Test(test::Arguments),

@@ -1,12 +1,15 @@
 //! One `warren node` as a child process: started, awaited, stopped, never left behind.
 
 use std::fs::File;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use hosts::Host;
 use rustix::process::{Pid, Signal};
 
 use crate::client::Client;
@@ -28,43 +31,103 @@ pub struct NodeOrder {
     pub data_directory: PathBuf,
     pub run_directory: PathBuf,
     pub log: PathBuf,
+    pub address: IpAddr,
     pub port: u16,
     pub key: String,
     pub pool_size: u32,
     pub runtime: Option<String>,
+    /// None for a node alone.
+    pub peers: Option<PeerOrder>,
+}
+
+/// How a node finds the others.
+pub struct PeerOrder {
+    /// Where it lets others in.
+    pub listen: SocketAddr,
+    /// Where a member lets it in, and the token that opens; none for the first node.
+    pub join: Option<(SocketAddr, String)>,
 }
 
 /// A running node. Dropping it stops it.
 pub struct NodeProcess {
-    child: Child,
+    child: Running,
     log: PathBuf,
     url: String,
     ended: bool,
 }
 
+/// On this host, or on one of its namespaces' hosts.
+enum Running {
+    Here(Child),
+    On(hosts::Process),
+}
+
+impl Running {
+    fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        match self {
+            Running::Here(child) => child.try_wait(),
+            Running::On(process) => process.try_wait(),
+        }
+    }
+
+    fn id(&self) -> u32 {
+        match self {
+            Running::Here(child) => child.id(),
+            Running::On(process) => process.id(),
+        }
+    }
+
+    fn kill_and_wait(&mut self) -> io::Result<ExitStatus> {
+        match self {
+            Running::Here(child) => child.kill().and_then(|()| child.wait()),
+            Running::On(process) => process.kill().and_then(|()| process.wait()),
+        }
+    }
+}
+
 impl NodeOrder {
     /// Where the node will answer.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}", self.listen())
+    }
+
+    /// The same as an address.
+    pub fn listen(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.port)
     }
 
     /// Starts the node. It outlives neither this process, should that be killed, nor its guard.
     pub fn start(&self) -> Result<NodeProcess> {
+        self.start_by(|command| Ok(Running::Here(command.spawn()?)))
+    }
+
+    /// Starts the node on a host of its own.
+    pub fn start_on(&self, host: &Host) -> Result<NodeProcess> {
+        self.start_by(|command| Ok(Running::On(host.spawn(command)?)))
+    }
+
+    fn start_by(&self, spawn: impl FnOnce(&mut Command) -> Result<Running>) -> Result<NodeProcess> {
         let log = File::create(&self.log).with_context(|| format!("cannot write {}", self.log.display()))?;
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM", "--"]).arg(&self.warren).arg("node");
         command.arg("--data-dir").arg(&self.data_directory).arg("--run-dir").arg(&self.run_directory);
-        command.args(["--listen", &format!("127.0.0.1:{}", self.port)]).arg("--agent").arg(&self.agent);
+        command.args(["--listen", &self.listen().to_string()]).arg("--agent").arg(&self.agent);
         command.args(["--pool-size", &self.pool_size.to_string(), "--default-image", crate::image::DEFAULT_IMAGE]);
         command.arg("--destroy-on-exit");
         if let Some(runtime) = &self.runtime {
             command.args(["--runtime", runtime]);
         }
+        if let Some(peers) = &self.peers {
+            command.args(["--peer-listen", &peers.listen.to_string()]);
+            if let Some((member, token)) = &peers.join {
+                command.args(["--join", &member.to_string()]).env("WARREN_JOIN_TOKEN", token);
+            }
+        }
         // By environment, since arguments are everybody's to read.
         command.env("WARREN_API_KEY", &self.key).env("NO_COLOR", "1");
         // A group of its own: Ctrl-C reaches this process, which then ends the node in order.
         command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let child = command.spawn().context("cannot start the node")?;
+        let child = spawn(&mut command).context("cannot start the node")?;
         Ok(NodeProcess { child, log: self.log.clone(), url: self.url(), ended: false })
     }
 }
@@ -109,6 +172,18 @@ impl NodeProcess {
         Ok(())
     }
 
+    /// SIGKILL: no last word to anybody.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill_and_wait().context("cannot kill the node")?;
+        self.ended = true;
+        Ok(())
+    }
+
+    /// Its pid on this host.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The end of the node's log.
     pub fn log_tail(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_else(|error| format!("(no log: {error})"));
@@ -126,8 +201,7 @@ impl NodeProcess {
                 return Ok(status);
             }
             if Instant::now() > deadline {
-                self.child.kill()?;
-                self.child.wait()?;
+                self.child.kill_and_wait()?;
                 self.ended = true;
                 bail!("the node did not end within {} s of SIGTERM, so it was killed", STOP_TIMEOUT.as_secs());
             }
@@ -165,11 +239,13 @@ mod tests {
             data_directory: directory.path().join("data"),
             run_directory: directory.path().join("run"),
             log: directory.path().join("log"),
+            address: IpAddr::from([127, 0, 0, 1]),
             // Nobody listens on the discard port, so the stand-in is never healthy.
             port: 9,
             key: "secret".to_owned(),
             pool_size: 3,
             runtime: None,
+            peers: None,
         }
     }
 
@@ -190,6 +266,19 @@ mod tests {
         assert!(error.contains("exit status: 7"), "{error}");
         assert!(error.contains("--listen 127.0.0.1:9") && error.contains("--pool-size 3 "), "{error}");
         assert!(error.contains("--destroy-on-exit") && error.contains("key secret"), "{error}");
+    }
+
+    #[test]
+    fn a_node_that_joins_is_told_where_and_its_token_is_no_argument() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut order = order(&directory, "echo \"$@\" >&2; echo \"token $WARREN_JOIN_TOKEN\"; exit 7");
+        let (listen, member) = ("127.0.0.2:1".parse().unwrap(), "127.0.0.3:2".parse().unwrap());
+        order.peers = Some(PeerOrder { listen, join: Some((member, "let-me-in".to_owned())) });
+        let mut node = order.start().unwrap();
+        let error =
+            format!("{:#}", node.wait_until_healthy(&Client::new("http://127.0.0.1:9", ""), &|| false).unwrap_err());
+        assert!(error.contains("--peer-listen 127.0.0.2:1 --join 127.0.0.3:2\n"), "{error}");
+        assert!(error.contains("token let-me-in"), "{error}");
     }
 
     #[test]

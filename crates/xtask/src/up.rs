@@ -1,8 +1,13 @@
 //! `up`: from a fresh checkout to a first program's output, through every layer, step by step with times.
 
+mod balancer;
+mod host_nodes;
+mod three;
+mod traces;
+
 use std::fs::{self, File};
 use std::io::Read;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,11 +40,13 @@ const PROGRAM_TIMEOUT_SECONDS: u64 = 60;
 /// How often a node that stays is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 const KEY_BYTES: usize = 24;
+/// The one cluster that can be brought up.
+const THREE: u32 = 3;
 
 /// How to bring it up.
 #[derive(Args)]
 pub struct Arguments {
-    /// How many nodes
+    /// How many nodes: 1, or 3 on hosts of their own behind a load balancer
     #[arg(long, default_value_t = 1)]
     nodes: u32,
     /// End after the first program, and see that nothing is left behind
@@ -69,8 +76,8 @@ struct Places {
 
 /// Brings a node up and runs the first program.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    if arguments.nodes != 1 {
-        bail!("only one node can be brought up yet; a cluster of {} nodes needs what is not built", arguments.nodes);
+    if ![1, THREE].contains(&arguments.nodes) {
+        bail!("1 or 3 nodes can be brought up: a cluster has 1 or 3 voters, and more are not tried here yet");
     }
     let started = Instant::now();
     let interrupted = catch_signals()?;
@@ -79,7 +86,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let profile = if arguments.dev { build::Profile::Dev } else { build::Profile::Release };
     let built = build::build(profile)?;
 
-    let places = Places::new(arguments.once)?;
+    if arguments.nodes == THREE {
+        return three::run(arguments, &built, &interrupted, started);
+    }
+    let places = Places::new(arguments.once, "")?;
     let _lock = places.lock()?;
     let order = NodeOrder {
         warren: built.warren,
@@ -87,10 +97,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         data_directory: places.home.join("data"),
         run_directory: places.run.clone(),
         log: places.home.join("node.log"),
-        port: port(arguments)?,
+        address: Ipv4Addr::LOCALHOST.into(),
+        port: listener(arguments)?.local_addr()?.port(),
         key: places.key()?,
         pool_size: arguments.pool_size,
         runtime: arguments.runtime.clone(),
+        peers: None,
     };
     let mut watch = Watch::begin(&[&places.run, &order.data_directory])?;
     let outcome = demonstrate(&order, arguments.once, &mut watch, &interrupted, started);
@@ -210,18 +222,17 @@ fn catch_signals() -> Result<Arc<AtomicBool>> {
     Ok(flag)
 }
 
-/// The port that was asked for, else the usual one, or with `--once` one that is free now.
-fn port(arguments: &Arguments) -> Result<u16> {
+/// On the port that was asked for, else the usual one, or with `--once` one that is free now.
+fn listener(arguments: &Arguments) -> Result<TcpListener> {
     let wanted = arguments.port.unwrap_or(if arguments.once { 0 } else { DEFAULT_PORT });
-    let listener = TcpListener::bind(("127.0.0.1", wanted))
-        .with_context(|| format!("port {wanted} on 127.0.0.1 is taken; choose another with --port"))?;
-    Ok(listener.local_addr()?.port())
+    TcpListener::bind((Ipv4Addr::LOCALHOST, wanted))
+        .with_context(|| format!("port {wanted} on 127.0.0.1 is taken; choose another with --port"))
 }
 
 impl Places {
     /// A run that ends by itself gets places of its own, so that it may go beside one that stays.
-    fn new(once: bool) -> Result<Places> {
-        let suffix = if once { format!("once-{}", std::process::id()) } else { "stay".to_owned() };
+    fn new(once: bool, kind: &str) -> Result<Places> {
+        let suffix = if once { format!("once-{}", std::process::id()) } else { format!("stay{kind}") };
         let places = Places {
             home: paths::target().join("up").join(&suffix),
             run: Path::new("/run/warren-up").join(format!("{}-{suffix}", paths::checkout_name())),
@@ -297,9 +308,8 @@ mod tests {
     #[test]
     fn a_taken_port_is_said_so() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port_number = taken.local_addr().unwrap().port();
-        let arguments =
-            Arguments { nodes: 1, once: false, port: Some(port_number), pool_size: 0, runtime: None, dev: false };
-        assert!(port(&arguments).unwrap_err().to_string().contains("is taken"));
+        let port = taken.local_addr().unwrap().port();
+        let arguments = Arguments { nodes: 1, once: false, port: Some(port), pool_size: 0, runtime: None, dev: false };
+        assert!(listener(&arguments).unwrap_err().to_string().contains("is taken"));
     }
 }
