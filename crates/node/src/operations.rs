@@ -44,6 +44,9 @@ const ENTOMB_WITHIN: Duration = Duration::from_secs(10);
 /// How long a create waits for a sandbox that another node is bringing up.
 const AWAITED_WITHIN: Duration = Duration::from_secs(60);
 
+/// How long a create waits for a cluster that is choosing a leader. Longer, and it is surely refused.
+const LEADER_WITHIN: Duration = Duration::from_secs(5);
+
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -188,6 +191,7 @@ impl NodeOperations {
         }
         let image = self.image(&request).await?;
         let spec = self.spec(&request, &image)?;
+        self.led().await?;
         let sealed_env = self.secrets_key.seal(&request.env).map_err(|error| {
             tracing::error!(%error, "an environment could not be sealed");
             WarrenError::new(ErrorCode::Internal, "the environment could not be sealed")
@@ -205,6 +209,18 @@ impl NodeOperations {
         self.scheduler.try_send(Schedule { plan: Box::new(plan), elsewhere }).map_err(|_| busy())?;
         let answer = waiter.answer().await.unwrap_or_else(|| Err(node_is_ending()))?;
         self.created(answer).await
+    }
+
+    /// Waits until somebody can record what is new: nothing of it is begun before.
+    async fn led(&self) -> Result<(), WarrenError> {
+        let led = async {
+            while self.view.leader().is_none() {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        tokio::time::timeout(LEADER_WITHIN, led)
+            .await
+            .map_err(|_| WarrenError::new(ErrorCode::NoQuorum, "the cluster has no leader to record this sandbox"))
     }
 
     /// Takes a sandbox out of the map whose node can not be reached; that node kills it when it is back.

@@ -18,7 +18,7 @@ use types::spec::SlotShape;
 use types::{NetworkMode, Resources};
 use warren_core::lifecycle::Input;
 use warren_core::placement::{COMMANDS_KNOWN, Command, Kind, Outcome, Presence};
-use warren_core::reconcile::{Found, reconcile, strays};
+use warren_core::reconcile::{Found, Verdict, reconcile, strays};
 use warren_core::warm_pool::{self, Target, WarmPool};
 use warren_core::wiring::{self, Message};
 
@@ -413,6 +413,9 @@ async fn adopt(hub: &Rc<Hub>, room: &Rc<EngineRoom>, view: &View, pool: &SlotSha
     let verdicts = reconcile(&placement, view.me(), &found, &activated, Some(pool));
     tracing::info!(containers = found.len(), sandboxes = placement.len(), verdicts = verdicts.len(), "taking stock");
     for verdict in verdicts {
+        if let Verdict::Pool(slot) = &verdict {
+            tracing::debug!(sandbox = %slot, "slot adopted");
+        }
         hub.deliver(wiring::from_verdict(verdict));
     }
     for leftover in room.engine().found_leftovers().await.context("cannot look for leftovers")? {

@@ -223,6 +223,9 @@ impl ConsensusActor {
                     self.leases.leadership(leadership.is_self);
                     self.leadership = leadership;
                     self.changing = None;
+                    if leadership.leader.is_some() {
+                        self.propose_all_again();
+                    }
                     self.view.set_leader(leadership.leader);
                     Ok(())
                 }
@@ -293,6 +296,9 @@ impl ConsensusActor {
         if let (Kind::NodeLost { host, incarnation }, Outcome::NodeLost) = (&command.kind, &outcome) {
             self.node_lost(host, *incarnation)?;
         }
+        if let (Kind::NodeUp { host, incarnation, .. }, Outcome::NodeUp) = (&command.kind, &outcome) {
+            self.leases.began(host, *incarnation);
+        }
         after.deliver.extend(wiring::applied(&self.me, owner.as_ref(), &command, &outcome));
         if let Some(tell) = pending.and_then(|pending| pending.tell) {
             after.told.push((tell, outcome));
@@ -307,9 +313,17 @@ impl ConsensusActor {
             self.map.skip(index);
         }
         self.snapshot_index = index;
+        // What this node had proposed may be in it, and then is never heard of by itself.
+        self.propose_all_again();
         self.view.publish(self.map.clone());
         self.others.cluster.follow(&self.map);
         Ok(())
+    }
+
+    /// At the next tick, all of which nothing was heard: where it went may be lost. Whatever was in the log
+    /// already comes to the same outcome once more.
+    fn propose_all_again(&mut self) {
+        self.again.extend(std::mem::take(&mut self.proposals).into_values());
     }
 
     fn dropped(&mut self, proposal: ProposalId, reason: &str, after: &mut Afterwards) {

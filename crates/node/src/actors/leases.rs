@@ -64,6 +64,13 @@ impl Leases {
         }
     }
 
+    /// A life of a node has begun: it is not late before it could be heard.
+    pub fn began(&mut self, host: &HostId, incarnation: Incarnation) {
+        if self.leads {
+            self.granter.heard(boottime_ms(), host, incarnation);
+        }
+    }
+
     /// Whether a barrier is wanted for those that were heard.
     pub fn wants_confirmation(&self) -> bool {
         !self.heard.is_empty()
