@@ -40,6 +40,8 @@ pub struct Container {
     pub id: String,
     /// Its sandbox, by its label.
     pub sandbox: String,
+    /// The host that it belongs to, by its label.
+    pub host: String,
     /// Whether podman holds it for running.
     pub running: bool,
     /// Its first process, or 0.
@@ -57,6 +59,7 @@ pub fn containers_of(cluster: &str) -> Vec<Container> {
         .map(|container| Container {
             id: container["Id"].as_str().unwrap_or_default().to_owned(),
             sandbox: container["Labels"]["warren.sandbox"].as_str().unwrap_or_default().to_owned(),
+            host: container["Labels"]["warren.node"].as_str().unwrap_or_default().to_owned(),
             running: container["State"] == "running",
             pid: container["Pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default(),
         })

@@ -1,11 +1,13 @@
 //! A real node under test: the `warren` binary on this host's Podman, asked over HTTP, killed, started again, and
-//! compared with what the host then holds.
+//! compared with what the host then holds; and a cluster of them.
 //!
 //! It never calls into the node's own code: what a test sees is what a user or the machine would see.
 
 pub mod agent_state;
 pub mod api;
 pub mod cases;
+pub mod cluster;
+pub mod den_sdk;
 pub mod engine;
 pub mod http;
 pub mod identity;
@@ -18,6 +20,7 @@ pub mod wait;
 
 pub use api::{Api, Ran};
 pub use cases::Cases;
+pub use cluster::Cluster;
 pub use engine::{BUSYBOX, DEFAULT_IMAGE, NOSHELL};
 pub use http::Answer;
 pub use machine::Held;

@@ -43,6 +43,7 @@ impl Held {
     pub fn by(identity: &Identity, run_dir: &Path) -> Self {
         let containers: BTreeMap<_, _> = containers_of(&identity.cluster)
             .into_iter()
+            .filter(|container| container.host == identity.host)
             .map(|container| (container.sandbox.clone(), container))
             .collect();
         let sandboxes = run_dir.join("sandboxes");
@@ -235,8 +236,13 @@ mod tests {
     /// A sandbox `a` and a slot `b`, with all that belongs to them.
     fn in_order() -> Held {
         let names = || ["a".to_owned(), "b".to_owned()];
-        let container =
-            |name: &str, letter| Container { id: id(letter), sandbox: name.to_owned(), running: true, pid: 1 };
+        let container = |name: &str, letter| Container {
+            id: id(letter),
+            sandbox: name.to_owned(),
+            host: "here".to_owned(),
+            running: true,
+            pid: 1,
+        };
         Held {
             containers: [("a".to_owned(), container("a", '1')), ("b".to_owned(), container("b", '2'))].into(),
             agents: [("a".to_owned(), Ok(AgentState::Active)), ("b".to_owned(), Ok(AgentState::Bare))].into(),

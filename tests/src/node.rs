@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
+use serde_json::Value;
 
 use crate::api::{Api, id_of};
 use crate::engine::{BUSYBOX, binaries, need_image, target};
@@ -22,7 +23,7 @@ use crate::wait::{within, within_settling};
 const HEALTHY_WITHIN: Duration = Duration::from_secs(75);
 
 /// From SIGTERM to the end, with everything destroyed where that was asked for.
-const END_WITHIN: Duration = Duration::from_secs(75);
+pub(crate) const END_WITHIN: Duration = Duration::from_secs(75);
 
 /// A killed process is gone at once; a busy host may take a while to say so.
 const DEATH_WITHIN: Duration = Duration::from_secs(75);
@@ -52,15 +53,26 @@ impl Default for Options {
     }
 }
 
+/// How a node of a cluster finds the others.
+#[derive(Debug, Clone)]
+pub(crate) struct Peering {
+    /// Where it lets others in, in all its lives.
+    pub(crate) listen: SocketAddr,
+    /// Whom it joins, and by which token; none for the first.
+    pub(crate) join: Option<(SocketAddr, String)>,
+}
+
 /// A node under test. Dropping it takes away all that it made.
 pub struct Node {
+    name: String,
     options: Options,
+    pub(crate) peering: Option<Peering>,
     home: PathBuf,
     run_dir: PathBuf,
     child: Option<Child>,
     api: Api,
-    // The turn ends last, when everything is away.
-    _turn: File,
+    // The turn ends last, when everything is away. A cluster has one for all its nodes.
+    _turn: Option<File>,
 }
 
 impl Node {
@@ -72,6 +84,15 @@ impl Node {
     pub fn start(options: Options) -> Self {
         let turn = serial::take_turn();
         remains::sweep();
+        let mut node = Self::prepare("node", options, None);
+        node._turn = Some(turn);
+        node.begin(&[]);
+        node.wait_until_healthy();
+        node
+    }
+
+    /// A node that was not started yet. Whoever calls has the turn.
+    pub(crate) fn prepare(called: &str, options: Options, peering: Option<Peering>) -> Self {
         need_image(options.image);
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -80,10 +101,7 @@ impl Node {
             fs::create_dir_all(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
         }
         let api = Api::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), KEY);
-        let mut node = Self { options, home, run_dir, child: None, api, _turn: turn };
-        node.begin(&[]);
-        node.wait_until_healthy();
-        node
+        Self { name: called.to_owned(), options, peering, home, run_dir, child: None, api, _turn: None }
     }
 
     /// Its API in its present life.
@@ -168,7 +186,7 @@ impl Node {
         assert_eq!(status.signal(), Some(9), "it ended with {status}, not by its kill point {point}");
     }
 
-    fn wait_for_end(&mut self, why: &str, time: Duration) -> ExitStatus {
+    pub(crate) fn wait_for_end(&mut self, why: &str, time: Duration) -> ExitStatus {
         let child = self.child.as_mut().expect("the node runs");
         let status = within(time, &format!("the node's end by {why}"), || match child.try_wait() {
             Ok(Some(status)) => Ok(status),
@@ -207,17 +225,37 @@ impl Node {
         self.child.is_some() && health.is_ok_and(|answer| answer.status == 200)
     }
 
-    fn begin(&mut self, env: &[(&str, &str)]) {
-        let (warren, agent) = binaries();
+    /// Whether its process was started and not ended by the test.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        self.child.is_some()
+    }
+
+    pub(crate) fn begin(&mut self, env: &[(&str, &str)]) {
         let address = free_address();
         self.api = Api::new(address, KEY);
         let log = File::options().create(true).append(true).open(self.home.join("log")).expect("a log can be written");
+        let mut command = self.command(address);
+        command.envs(env.iter().copied());
+        command.stdout(log.try_clone().expect("a log has two ends")).stderr(log);
+        self.child = Some(command.spawn().expect("the node can be started"));
+    }
+
+    /// What starts it with its front door at this address.
+    pub(crate) fn command(&self, address: SocketAddr) -> Command {
+        let (warren, agent) = binaries();
         // Should the test process be killed, the node goes too.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(warren).arg("node");
         command.arg("--data-dir").arg(self.data_dir()).arg("--run-dir").arg(&self.run_dir);
         command.arg("--listen").arg(address.to_string()).arg("--agent").arg(agent);
         command.arg("--pool-size").arg(self.options.pool.to_string()).args(["--default-image", self.options.image]);
+        if let Some(peering) = &self.peering {
+            command.arg("--peer-listen").arg(peering.listen.to_string());
+            if let Some((address, token)) = &peering.join {
+                command.arg("--join").arg(address.to_string()).args(["--token", token]);
+            }
+        }
         command.args(self.options.flags);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("WARREN_") {
@@ -225,12 +263,11 @@ impl Node {
             }
         }
         command.env("WARREN_API_KEY", KEY).env("WARREN_LOG", "info,node=debug").env("NO_COLOR", "1");
-        command.envs(self.options.env.iter().copied()).envs(env.iter().copied());
-        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log has two ends")).stderr(log);
-        self.child = Some(command.spawn().expect("the node can be started"));
+        command.envs(self.options.env.iter().copied()).stdin(Stdio::null());
+        command
     }
 
-    fn wait_until_healthy(&mut self) {
+    pub(crate) fn wait_until_healthy(&mut self) {
         let started = Instant::now();
         within(HEALTHY_WITHIN, "a healthy node", || {
             let child = self.child.as_mut().expect("the node was started");
@@ -249,15 +286,23 @@ impl Node {
     /// What does not fit together between the placement and the host. A sandbox in error has lost its container.
     #[must_use]
     pub fn differences(&self) -> Vec<String> {
-        let shown = self.api.list("");
-        let placed: BTreeSet<String> = shown.iter().filter(|sandbox| sandbox["status"] != "error").map(id_of).collect();
+        self.differences_from(&self.api.list(""))
+    }
+
+    /// The same, from a placement that may hold sandboxes of other nodes.
+    pub(crate) fn differences_from(&self, shown: &[Value]) -> Vec<String> {
+        let me = self.identity().host;
+        let mine = shown.iter().filter(|sandbox| sandbox["node"] == *me && sandbox["status"] != "error");
+        let placed: BTreeSet<String> = mine.map(id_of).collect();
         let held = self.held();
         let mut wrong = held.differences(&placed, self.options.pool);
         // A slot whose agent answers is the pool's only when the node has noticed.
         let log = self.log();
         let slots = held.containers.keys().filter(|id| !placed.contains(*id));
         wrong.extend(
-            slots.filter(|id| !log.contains(&format!("slot made sandbox={id}"))).map(|id| format!("slot {id} is new")),
+            slots
+                .filter(|id| !["made", "adopted"].iter().any(|how| log.contains(&format!("slot {how} sandbox={id}"))))
+                .map(|id| format!("slot {id} is new")),
         );
         wrong
     }
@@ -279,7 +324,7 @@ impl Node {
     /// Keeps the log of a node whose test failed, and shows what in it stands out.
     fn keep_log(&self) {
         let log = self.log();
-        let kept = target().join("failed-node.log");
+        let kept = target().join(format!("failed-{}.log", self.name));
         match fs::write(&kept, &log) {
             Ok(()) => println!("the node's log is kept in {}; of it:", kept.display()),
             Err(error) => println!("the node's log can not be kept: {error}; of it:"),
@@ -305,7 +350,7 @@ impl Drop for Node {
     }
 }
 
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("a bound listener has an address")
 }

@@ -1,67 +1,36 @@
-//! The outside check: an existing client library, unmodified, from its registry, against a real node.
+//! The outside check: an existing client library, unmodified, against a real node alone and through each of three.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-use tests::{DEFAULT_IMAGE, Node, Options};
-
-/// The library, pinned.
-const LIBRARY: &str = "den-sdk==0.0.6";
+use tests::den_sdk::DenSdk;
+use tests::{Cases, Cluster, DEFAULT_IMAGE, Node, Options};
 
 #[test]
 fn den_sdk() {
-    let python = match environment() {
-        Ok(python) => python,
-        Err(reason) => {
-            println!("SKIPPED den_sdk: {reason}");
-            return;
-        }
-    };
-    let node = Node::start(Options { image: DEFAULT_IMAGE, ..Options::default() });
-    let (url, key) = node.api().url_and_key();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/den_client.py");
-    let mut client = Command::new(python);
-    client.arg(script).arg(url).arg(key).env_remove("HTTP_PROXY").env_remove("http_proxy").env("NO_PROXY", "127.0.0.1");
-    let output = client.output().expect("python starts");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    println!("{said}");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.ends_with("all of it\n"), "the script did not come to its end");
+    let Some(library) = library("den_sdk") else { return };
+    let node = Node::start(with_the_default_image());
+    library.passes_through(node.api());
     assert_eq!(node.api().ids(""), Vec::<String>::new());
     node.settles();
 }
 
-/// A Python with the library, made once and kept with what cargo builds.
-fn environment() -> Result<PathBuf, String> {
-    let directory = tests::engine::target().join("den-sdk-0.0.6");
-    let python = directory.join("bin/python3");
-    let has_it = |python: &Path| {
-        let check = "import den, importlib.metadata as m; assert m.version('den-sdk') == '0.0.6'";
-        Command::new(python).args(["-c", check]).output().is_ok_and(|output| output.status.success())
-    };
-    if has_it(&python) {
-        return Ok(python);
+#[test]
+fn den_sdk_through_each_node_of_a_cluster() {
+    let Some(library) = library("den_sdk_through_each_node_of_a_cluster") else { return };
+    let mut cases = Cases::of("den-sdk");
+    let cluster = Cluster::start_with(3, with_the_default_image());
+    for node in 0..3 {
+        cases.case(&format!("through node {node}"), || {
+            library.passes_through(cluster.node(node).api());
+            assert_eq!(cluster.node(node).api().ids(""), Vec::<String>::new());
+        });
     }
-    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&directory))?;
-    run(Command::new(&python).args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--retries=1",
-        "--timeout=15",
-        LIBRARY,
-    ]))?;
-    if has_it(&python) { Ok(python) } else { Err(format!("{LIBRARY} was installed and can not be imported")) }
+    cases.case("nothing is left", || cluster.settles());
+    cases.finish();
 }
 
-fn run(command: &mut Command) -> Result<(), String> {
-    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no words").to_owned();
-    Err(format!("{}: {last}", command.get_program().display()))
+fn library(test: &str) -> Option<DenSdk> {
+    DenSdk::find().map_err(|reason| println!("SKIPPED {test}: {reason}")).ok()
+}
+
+fn with_the_default_image() -> Options {
+    Options { image: DEFAULT_IMAGE, ..Options::default() }
 }

@@ -1,0 +1,294 @@
+//! Several nodes under test that are one cluster, on this host's loopback and on one Podman store.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::process::{Command, ExitStatus};
+
+use serde_json::Value;
+
+use crate::api::id_of;
+use crate::engine::{binaries, containers_of};
+use crate::node::{END_WITHIN, Node, Options, Peering, free_address};
+use crate::remains;
+use crate::serial;
+use crate::wait::within_settling;
+
+/// Peers listen below the ports that the kernel gives to outgoing connections: else one of those could take the port
+/// of a node that is down.
+const PEER_PORTS: std::ops::Range<u16> = 20_000..30_000;
+
+/// Voters of a cluster that has enough nodes.
+const VOTERS: usize = 3;
+
+/// Nodes that are one cluster, by their numbers. Dropping it takes away all that they made.
+pub struct Cluster {
+    nodes: Vec<Node>,
+    options: Options,
+    // The turn ends last.
+    _turn: File,
+}
+
+/// A process that was not let in, and ended by itself.
+#[derive(Debug)]
+pub struct Refused {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it said.
+    pub said: String,
+}
+
+/// Who votes and who learns, by the ids of members.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Membership {
+    /// Voters.
+    pub voters: Vec<u64>,
+    /// Learners.
+    pub learners: Vec<u64>,
+}
+
+impl Cluster {
+    /// Starts so many nodes and waits until they vote as they should.
+    #[must_use]
+    pub fn start(size: usize) -> Self {
+        Self::start_with(size, Options::default())
+    }
+
+    /// The same, with nodes of this kind.
+    ///
+    /// # Panics
+    /// They do not become a cluster.
+    #[must_use]
+    pub fn start_with(size: usize, options: Options) -> Self {
+        let turn = serial::take_turn();
+        remains::sweep();
+        let mut cluster = Self { nodes: Vec::new(), options, _turn: turn };
+        for _ in 0..size {
+            cluster.join_another();
+        }
+        within_settling("enough voters", || {
+            let membership = cluster.membership(cluster.leader());
+            let wanted = if size < VOTERS { 1 } else { VOTERS };
+            if membership.voters.len() == wanted { Ok(()) } else { Err(format!("{membership:?}")) }
+        });
+        cluster
+    }
+
+    /// Starts one more node, the first or one that joins, and returns its number.
+    pub fn join_another(&mut self) -> usize {
+        let token = (!self.nodes.is_empty()).then(|| self.token(&[]));
+        let mut node = self.newcomer(token);
+        node.begin(&[]);
+        node.wait_until_healthy();
+        self.nodes.push(node);
+        self.nodes.len() - 1
+    }
+
+    /// Starts a process that wants to join by this token and is not let in.
+    ///
+    /// # Panics
+    /// It is let in.
+    #[must_use]
+    pub fn refuses(&self, token: &str) -> Refused {
+        let mut node = self.newcomer(Some(token.to_owned()));
+        node.begin(&[]);
+        let status = node.wait_for_end("being refused", END_WITHIN);
+        Refused { status, said: node.log() }
+    }
+
+    /// Starts a second process in a node's data directory.
+    ///
+    /// # Panics
+    /// It can not be started.
+    #[must_use]
+    pub fn refuses_a_second_process_of(&self, node: usize) -> Refused {
+        let output = self.node(node).command(free_address()).output().expect("the node can be started");
+        Refused { status: output.status, said: String::from_utf8_lossy(&output.stderr).into_owned() }
+    }
+
+    /// A join token of the first node, with flags beside the usual ones.
+    ///
+    /// # Panics
+    /// There is none to be had.
+    #[must_use]
+    pub fn token(&self, flags: &[&str]) -> String {
+        let (warren, _) = binaries();
+        let mut command = Command::new(warren);
+        command.arg("token").arg("--data-dir").arg(self.node(0).data_dir()).args(flags);
+        let output = command.output().expect("the token can be asked for");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    fn newcomer(&self, token: Option<String>) -> Node {
+        // Any node that runs lets others in.
+        let inside = self.running().next().and_then(|node| self.nodes[node].peering.as_ref());
+        let join = token.and_then(|token| Some((inside?.listen, token)));
+        let name = format!("node-{}", self.nodes.len());
+        Node::prepare(&name, self.options.clone(), Some(Peering { listen: free_peer_address(), join }))
+    }
+
+    /// A node.
+    #[must_use]
+    pub fn node(&self, number: usize) -> &Node {
+        &self.nodes[number]
+    }
+
+    /// How many nodes there are, running or not.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The nodes that run.
+    pub fn running(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.nodes.len()).filter(|number| self.nodes[*number].runs())
+    }
+
+    /// All nodes that run but this one.
+    #[must_use]
+    pub fn others(&self, node: usize) -> Vec<usize> {
+        self.running().filter(|other| *other != node).collect()
+    }
+
+    /// The node that leads, as all that run agree.
+    ///
+    /// # Panics
+    /// They do not agree on one that runs.
+    #[must_use]
+    #[track_caller]
+    pub fn leader(&self) -> usize {
+        within_settling("one leader for all", || {
+            let mut named: Vec<Value> = Vec::new();
+            for number in self.running() {
+                let health = self.nodes[number].api().call_without_key("GET", "/health").send();
+                named.push(health.map_err(|error| error.to_string())?.json()["leader"].clone());
+            }
+            let leader = named.first().and_then(|leader| self.number_of(leader.as_str()?));
+            match leader.filter(|leader| self.nodes[*leader].runs()) {
+                Some(leader) if named.iter().all(|other| *other == named[0]) => Ok(leader),
+                _ => Err(format!("{named:?}")),
+            }
+        })
+    }
+
+    /// The node that has this sandbox.
+    ///
+    /// # Panics
+    /// No node that runs knows it.
+    #[must_use]
+    #[track_caller]
+    pub fn owner_of(&self, id: &str) -> usize {
+        let asked = self.running().next().expect("a node runs");
+        let shown = self.nodes[asked].api().get(&format!("/sandboxes/{id}?stale=true")).expect(200).json();
+        let owner = shown["node"].as_str().and_then(|host| self.number_of(host));
+        owner.unwrap_or_else(|| panic!("no node of ours has it: {shown}"))
+    }
+
+    /// A node's host id.
+    #[must_use]
+    pub fn host(&self, node: usize) -> String {
+        self.nodes[node].identity().host
+    }
+
+    fn number_of(&self, host: &str) -> Option<usize> {
+        (0..self.nodes.len()).find(|number| self.host(*number) == host)
+    }
+
+    /// Who votes and who learns, as a node last said. One that came by a snapshot has said nothing: ask the leader.
+    #[must_use]
+    pub fn membership(&self, node: usize) -> Membership {
+        let log = self.nodes[node].log();
+        let Some(line) = log.lines().rfind(|line| line.contains(" membership ")) else { return Membership::default() };
+        let ids = |field: &str| -> Vec<u64> {
+            let list = line.split_once(field).and_then(|(_, rest)| rest.split(']').next()).unwrap_or_default();
+            list.split(',').filter_map(|id| id.trim().parse().ok()).collect()
+        };
+        Membership { voters: ids("voters=["), learners: ids("learners=[") }
+    }
+
+    /// Ends a node as a power cut would end a process.
+    pub fn kill9(&mut self, node: usize) {
+        self.nodes[node].kill9();
+    }
+
+    /// Ends a node in order.
+    pub fn sigterm(&mut self, node: usize) -> ExitStatus {
+        self.nodes[node].sigterm()
+    }
+
+    /// Starts a node again and waits until it is healthy.
+    pub fn restart(&mut self, node: usize) {
+        self.nodes[node].restart();
+    }
+
+    /// Starts nodes again that need each other, and waits until all are healthy.
+    pub fn restart_together(&mut self, nodes: &[usize]) {
+        for node in nodes {
+            self.nodes[*node].kill9();
+            self.nodes[*node].begin(&[]);
+        }
+        for node in nodes {
+            self.nodes[*node].wait_until_healthy();
+        }
+    }
+
+    /// What does not fit together between the nodes' views, their placement and the host.
+    #[must_use]
+    pub fn differences(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let mut shown: BTreeMap<usize, Vec<Value>> = BTreeMap::new();
+        for number in self.running() {
+            match self.nodes[number].api().call("GET", "/sandboxes").send() {
+                Ok(answer) if answer.status == 200 => {
+                    shown.insert(number, answer.json().as_array().cloned().unwrap_or_default());
+                }
+                Ok(answer) => wrong.push(format!("node {number} answers {}", answer.text())),
+                Err(error) => wrong.push(format!("node {number} answers {error}")),
+            }
+        }
+        let Some((first, of_first)) = shown.first_key_value() else { return wrong };
+        for (number, of_it) in &shown {
+            if of_it != of_first {
+                let ids = |list: &[Value]| list.iter().map(|s| (id_of(s), s["status"].to_string())).collect::<Vec<_>>();
+                wrong.push(format!("node {first} shows {:?}, {number} {:?}", ids(of_first), ids(of_it)));
+            }
+            let held = self.nodes[*number].differences_from(of_it);
+            wrong.extend(held.into_iter().map(|difference| format!("node {number}: {difference}")));
+        }
+        let hosts: Vec<String> = (0..self.nodes.len()).map(|number| self.host(number)).collect();
+        let all = containers_of(&self.nodes[0].identity().cluster);
+        let strangers = all.iter().filter(|container| !hosts.contains(&container.host));
+        wrong.extend(strangers.map(|container| format!("container {} is of no node", container.sandbox)));
+        wrong
+    }
+
+    /// Waits until every node that runs shows the same, and what the host holds of each is that and its pool.
+    ///
+    /// # Panics
+    /// That is never so.
+    #[track_caller]
+    pub fn settles(&self) {
+        within_settling("the cluster fits its placement", || match self.differences() {
+            wrong if wrong.is_empty() => Ok(()),
+            wrong => Err(wrong.join("; ")),
+        });
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // All first: whoever lives on would make again what is taken away.
+        for node in &mut self.nodes {
+            node.kill9();
+        }
+    }
+}
+
+fn free_peer_address() -> SocketAddr {
+    // Each process of tests begins elsewhere; who has the turn is alone, so no other takes it meanwhile.
+    let from = u16::try_from(std::process::id() % u32::from(PEER_PORTS.end - PEER_PORTS.start)).unwrap_or_default();
+    let all = PEER_PORTS.start + from..PEER_PORTS.end;
+    let free = all.chain(PEER_PORTS).find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok());
+    SocketAddr::from((Ipv4Addr::LOCALHOST, free.expect("a free port")))
+}
