@@ -204,11 +204,9 @@ impl Supervisor {
             reaper.reap();
         }
         // Room may have come only now, and nothing else may ever wake us: the host waits for this.
-        self.flush();
+        self.flush_unless_it_waits();
         self.acknowledge_stdin();
-        if self.out_waits_until.is_none_or(|until| until <= sys::monotonic()) {
-            self.flush();
-        }
+        self.flush_unless_it_waits();
     }
 
     /// After the command's end: what its pipes still hold goes out, as fast as the host takes it.
@@ -383,6 +381,12 @@ impl Supervisor {
         if self.connected {
             self.out_waits_until = None;
             encode(&AgentFrame { frame }, &mut self.out);
+        }
+    }
+
+    fn flush_unless_it_waits(&mut self) {
+        if self.out_waits_until.is_none_or(|until| until <= sys::monotonic()) {
+            self.flush();
         }
     }
 
