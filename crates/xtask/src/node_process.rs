@@ -21,6 +21,8 @@ const HEALTHY_TIMEOUT: Duration = Duration::from_secs(90);
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a condition is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// In a line of the log that says no more than this.
+const HEALTH_WAS_ASKED: &str = "path=\"/api/v1/health\"";
 /// Lines of the log that are shown when the node fails.
 const LOG_TAIL_LINES: usize = 30;
 
@@ -184,10 +186,11 @@ impl NodeProcess {
         self.child.id()
     }
 
-    /// The end of the node's log.
+    /// The end of the node's log, without those who only ask how it is.
     pub fn log_tail(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_else(|error| format!("(no log: {error})"));
-        command::tail(&text, LOG_TAIL_LINES)
+        let telling: Vec<&str> = text.lines().filter(|line| !line.contains(HEALTH_WAS_ASKED)).collect();
+        command::tail(&telling.join("\n"), LOG_TAIL_LINES)
     }
 
     fn terminate(&mut self) -> Result<ExitStatus> {

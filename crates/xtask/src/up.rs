@@ -70,7 +70,7 @@ pub struct Arguments {
 struct Places {
     /// Data, key and log; in the checkout, so that it goes with it.
     home: PathBuf,
-    /// Sockets and mounts; short, because the path of a socket may not be long.
+    /// Sockets and mounts of a node alone; short, because the path of a socket may not be long.
     run: PathBuf,
 }
 
@@ -91,6 +91,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let places = Places::new(arguments.once, "")?;
     let _lock = places.lock()?;
+    make(&places.run)?;
     let order = NodeOrder {
         warren: built.warren,
         agent: built.agent,
@@ -237,9 +238,7 @@ impl Places {
             home: paths::target().join("up").join(&suffix),
             run: Path::new("/run/warren-up").join(format!("{}-{suffix}", paths::checkout_name())),
         };
-        for directory in [&places.home, &places.run] {
-            fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
-        }
+        make(&places.home)?;
         Ok(places)
     }
 
@@ -269,6 +268,10 @@ impl Places {
             .with_context(|| format!("cannot write {}", path.display()))?;
         Ok(key)
     }
+}
+
+fn make(directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))
 }
 
 fn remove_tree(directory: &Path) -> Result<()> {

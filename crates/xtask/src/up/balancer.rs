@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 /// Time between two looks at a node's health.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// A node that takes longer than this to answer that it is healthy is not.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
 /// A node that takes longer than this to open a connection gets none.

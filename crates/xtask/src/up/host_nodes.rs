@@ -22,6 +22,10 @@ const PEER_PORT: u16 = 7701;
 const RUN_DIRECTORY: &str = "/run/warren";
 /// Until the nodes agree, from the moment that they should begin to.
 const AGREE_TIMEOUT: Duration = Duration::from_secs(60);
+/// What a node's log says when an applied change has made, or was to make, all three vote.
+const THREE_VOTERS: &str = " voters=[1, 2, 3] learners=[]";
+/// The change begins with one entry of the log and is over with a second.
+const JOINT_CHANGE_STEPS: usize = 2;
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// One node and its host.
@@ -112,6 +116,13 @@ impl HostNode {
         Ok(Some(words))
     }
 
+    /// Whether all three vote, by the log of the one that leads: no route shows it yet, and before that the death of
+    /// the first node would be the cluster's.
+    fn all_vote(&self) -> Result<bool> {
+        let log = std::fs::read_to_string(&self.order.log).context("cannot read a node's log")?;
+        Ok(log.lines().filter(|line| line.contains(THREE_VOTERS)).count() >= JOINT_CHANGE_STEPS)
+    }
+
     /// The end of its log.
     pub fn log_tail(&self) -> String {
         self.process.as_ref().map(NodeProcess::log_tail).unwrap_or_default()
@@ -161,6 +172,15 @@ pub fn stop(nodes: &mut [HostNode]) -> Result<()> {
         stopping.into_iter().map(|thread| thread.join().unwrap_or_else(|p| std::panic::resume_unwind(p))).collect()
     });
     outcomes.into_iter().collect()
+}
+
+/// Waits until all that were started for the first time agree on a leader and vote.
+pub fn all_vote(nodes: &[HostNode], stop_asked: &dyn Fn() -> bool) -> Result<Vec<Value>> {
+    let all: Vec<_> = nodes.iter().collect();
+    let healths = agree(&all, stop_asked)?;
+    let leader = nodes.iter().find(|node| healths[0]["leader"] == node.id).context("the leader is none of them")?;
+    wait("all three vote", stop_asked, || if leader.all_vote()? { Ok(()) } else { bail!("not all vote") })?;
+    Ok(healths)
 }
 
 /// Waits until all of these nodes have a quorum and see the same leader among them, and returns their health.

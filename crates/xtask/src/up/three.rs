@@ -62,7 +62,6 @@ pub fn run(arguments: &Arguments, built: &Built, interrupted: &Arc<AtomicBool>, 
     if outcome.is_err() {
         println!("logs in {}", places.home.display());
     }
-    remove_tree(&places.run)?;
     outcome?;
     if !left.is_empty() {
         bail!("{} things are left behind", left.len());
@@ -93,7 +92,9 @@ impl Stage<'_> {
         println!("three nodes, each on a host of its own (network, mounts, processes, cgroups, Podman storage);");
         println!("logs in {}", self.places.home.display());
         let mut nodes = host_nodes::start(self.machine, &common, self.stop_asked)?;
-        let healths = steps::step("wait until all three agree on a leader", || self.agree(&nodes, None))?;
+        let healths = steps::step("wait until all three vote and agree on a leader", || {
+            host_nodes::all_vote(&nodes, self.stop_asked)
+        })?;
         say_leader(&nodes, &healths);
         let addresses: Vec<_> = nodes.iter().map(HostNode::listen).collect();
         let balancer = Balancer::start(listener, &addresses)?;
@@ -222,7 +223,7 @@ impl Stage<'_> {
         println!("key  {key}");
         println!("try  curl -sS -H 'X-API-Key: {key}' -H 'Content-Type: application/json' \\");
         println!("       -d '{{\"cmd\":[\"python3\",\"-c\",\"print(2**100)\"]}}' {url}/api/v1/sandboxes/{id}/exec");
-        println!("     or kill -9 one of the processes, and ask again");
+        println!("     or kill -9 one of the processes, and ask again; it stays dead until the next `up`");
         println!();
         println!("Ctrl-C ends the nodes, their sandboxes and their hosts.");
     }
