@@ -66,6 +66,14 @@ impl Client {
         parse("GET", self.agent.get(&url).header("X-API-Key", &self.key).call()?, 200)
     }
 
+    /// The ids of all sandboxes.
+    pub fn list(&self) -> Result<Vec<String>> {
+        let url = format!("{}/sandboxes", self.base);
+        let all = parse("GET /sandboxes", self.agent.get(&url).header("X-API-Key", &self.key).call()?, 200)?;
+        let ids = all.as_array().with_context(|| format!("not a list: {all}"))?.iter().map(|one| one["id"].as_str());
+        ids.map(|id| id.map(str::to_owned).with_context(|| format!("a sandbox without an id in {all}"))).collect()
+    }
+
     /// Writes a file. The path must need no percent-encoding.
     pub fn write(&self, id: &str, path: &str, bytes: &[u8]) -> Result<()> {
         let request = self.agent.put(self.file(id, path)).header("X-API-Key", &self.key);
