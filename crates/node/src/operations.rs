@@ -41,6 +41,9 @@ const DEFAULT_TEMPLATE: &str = "default";
 /// How long a destroy may take to be recorded whose sandbox's node can not be reached.
 const ENTOMB_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long a read waits for a majority: longer than an election takes.
+const BARRIER_WITHIN: Duration = Duration::from_secs(5);
+
 /// How long a create waits for a sandbox that another node is bringing up.
 const AWAITED_WITHIN: Duration = Duration::from_secs(60);
 
@@ -276,9 +279,11 @@ impl NodeOperations {
         }
         let (done, passed) = oneshot::channel();
         self.consensus.try_send(Barrier(done)).map_err(|_| busy())?;
-        passed
-            .await
-            .unwrap_or_else(|_| Err(WarrenError::new(ErrorCode::NoQuorum, "consensus has stopped on this node")))
+        let no_quorum = |why| Err(WarrenError::new(ErrorCode::NoQuorum, why));
+        match tokio::time::timeout(BARRIER_WITHIN, passed).await {
+            Ok(passed) => passed.unwrap_or_else(|_| no_quorum("consensus has stopped on this node")),
+            Err(_) => no_quorum("no majority has confirmed in time what this node knows; ?stale=true shows it anyway"),
+        }
     }
 
     /// The agent of a sandbox that runs here, or why it can not be asked.

@@ -88,6 +88,8 @@ impl Podman {
         let mut command = Command::new("podman");
         command.args(["system", "service", "--time", "0"]).arg(format!("unix://{}", socket.display()));
         let service = command
+            // conmon inherits it, and leaves a file `oom` where it is.
+            .current_dir(dir.path())
             .env("CONTAINERS_CONF", dir.path().join("containers.conf"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
