@@ -5,6 +5,7 @@ use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::{Command, ExitStatus};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::api::id_of;
@@ -215,6 +216,37 @@ impl Cluster {
     /// Ends a node in order.
     pub fn sigterm(&mut self, node: usize) -> ExitStatus {
         self.nodes[node].sigterm()
+    }
+
+    /// Stops a node's process in the midst of whatever it does; its sandboxes run on.
+    pub fn freeze(&self, node: usize) {
+        self.nodes[node].signal(Signal::STOP);
+    }
+
+    /// Lets a frozen node go on as if nothing had been.
+    pub fn thaw(&self, node: usize) {
+        self.nodes[node].signal(Signal::CONT);
+    }
+
+    /// Brings back whatever an earlier case left frozen or down.
+    pub fn revive(&mut self) {
+        for node in self.nodes.iter().filter(|node| node.runs()) {
+            node.signal(Signal::CONT);
+        }
+        let down: Vec<usize> = (0..self.nodes.len()).filter(|number| !self.nodes[*number].runs()).collect();
+        self.restart_together(&down);
+        self.settles();
+    }
+
+    /// Waits until the node that is asked knows that another one counts as lost.
+    #[track_caller]
+    pub fn loses(&self, node: usize, asked: usize) {
+        let words = format!("a node is lost node={}", self.host(node));
+        let before = self.nodes[asked].log().matches(&words).count();
+        within_settling("a node declared lost", || {
+            let now = self.nodes[asked].log().matches(&words).count();
+            if now > before { Ok(()) } else { Err("it is not".to_owned()) }
+        });
     }
 
     /// Starts a node again and waits until it is healthy.

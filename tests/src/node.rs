@@ -171,9 +171,17 @@ impl Node {
     /// # Panics
     /// It does not end in time.
     pub fn sigterm(&mut self) -> ExitStatus {
-        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a child's pid");
-        rustix::process::kill_process(pid, Signal::TERM).expect("our own child can be signalled");
+        self.signal(Signal::TERM);
         self.wait_for_end("SIGTERM", END_WITHIN)
+    }
+
+    /// Sends its process a signal.
+    ///
+    /// # Panics
+    /// It does not run.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a child's pid");
+        rustix::process::kill_process(pid, signal).expect("our own child can be signalled");
     }
 
     /// Waits until a kill point has ended it.

@@ -39,6 +39,17 @@ fn any_front_door_does_everything() {
             assert!(cluster.node(owner).api().read(id, "/tmp/large") == content, "other bytes through the owner");
         }
     });
+    cases.case("a client that goes away ends its command on another node", || {
+        let id = &ids[0];
+        let door = cluster.node(cluster.others(cluster.owner_of(id))[0]).api();
+        let body = json!({ "cmd": ["sh", "-c", "while :; do echo x >> /tmp/grows; sleep 0.02; done"] });
+        door.call("POST", &format!("/sandboxes/{id}/exec")).json(&body).hang_up().expect("it can be sent");
+        let sizes = || door.output(id, &["sh", "-c", "wc -c /tmp/grows; sleep 0.2; wc -c /tmp/grows"]);
+        within_settling("a command that ends", || match sizes().lines().collect::<Vec<_>>()[..] {
+            [before, after] if before == after => Ok(()),
+            ref grows => Err(format!("{grows:?}")),
+        });
+    });
     cases.case("an error is the same through every door", || errors(&cluster, &ids));
     cases.case("stop and start through every door", || {
         for (number, id) in ids.iter().enumerate() {
