@@ -106,7 +106,18 @@ impl<'a> Call<'a> {
     /// # Errors
     /// The connection fails.
     pub fn hang_up(&self) -> io::Result<()> {
-        self.start().map(drop)
+        self.hang_up_after(|| {})
+    }
+
+    /// Sends what there is, and hangs up when this is done.
+    ///
+    /// # Errors
+    /// The connection fails.
+    pub fn hang_up_after(&self, meanwhile: impl FnOnce()) -> io::Result<()> {
+        let stream = self.start()?;
+        meanwhile();
+        drop(stream);
+        Ok(())
     }
 }
 
