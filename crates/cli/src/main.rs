@@ -17,7 +17,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Run a node.
-    Node(node::Arguments),
+    Node(Box<node::Arguments>),
     /// Print a token that lets a node join this node's cluster.
     Token(token::Arguments),
     /// Say what this host lacks, and the command that mends it.
@@ -33,7 +33,7 @@ fn main() -> anyhow::Result<std::process::ExitCode> {
         .with_writer(std::io::stderr)
         .init();
     match Arguments::parse().command {
-        Command::Node(arguments) => node::run(arguments),
+        Command::Node(arguments) => node::run(&arguments),
         Command::Token(arguments) => token::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
     }

@@ -80,7 +80,7 @@ impl Arguments {
 }
 
 /// Runs a node until it ends.
-pub fn run(arguments: Arguments) -> Result<ExitCode> {
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let config = NodeConfig::load(arguments.config.as_deref(), arguments.overrides())?;
     let version = VersionFacts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
