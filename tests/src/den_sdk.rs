@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use crate::api::Api;
 use crate::engine::target;
@@ -18,9 +19,14 @@ impl DenSdk {
     /// Finds it, made once and kept with what cargo builds.
     ///
     /// # Errors
-    /// It is not there and can not be installed, and why.
+    /// It can not be had from its registry, and why.
+    ///
+    /// # Panics
+    /// This host's Python makes no environment: that is ours to set up.
     pub fn find() -> Result<Self, String> {
-        environment().map(|python| Self { python })
+        // Once for all tests of a run: two at a time would make the same directory.
+        static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+        FOUND.get_or_init(environment).clone().map(|python| Self { python })
     }
 
     /// Runs the whole of a user's program against this node.
@@ -52,7 +58,7 @@ fn environment() -> Result<PathBuf, String> {
     if has_it(&python) {
         return Ok(python);
     }
-    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&directory))?;
+    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&directory)).expect("python3 makes an environment");
     run(Command::new(&python).args([
         "-m",
         "pip",
