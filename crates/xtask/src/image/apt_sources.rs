@@ -157,13 +157,13 @@ mod tests {
 
     #[test]
     fn stanzas_of_the_release_are_kept() {
-        let text = "Types: deb deb-src\n# a note\nURIs: http://deb.debian.org/debian\nSuites: bookworm bookworm-updates\n\
+        let text = "Types: deb deb-src\n# a note\nURIs: http://mirror.example/debian\nSuites: bookworm bookworm-updates\n\
             Components: main contrib\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n\n\
             Types: deb\nURIs: https://deb.example.com/node\nSuites: nodistro\nComponents: main\n\n\
             Types: deb\nEnabled: no\nURIs: http://off.example\nSuites: bookworm\nComponents: main\n\n\
             Types: deb-src\nURIs: http://source.example\nSuites: bookworm\nComponents: main\n\n\
             Types: deb\nURIs: http://inline.example\nSuites: bookworm\nComponents: main\nSigned-By:\n -----BEGIN\n";
-        let signed = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian";
+        let signed = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://mirror.example/debian";
         assert_eq!(
             kept(text, true, "bookworm"),
             [format!("deb {signed} bookworm main"), format!("deb {signed} bookworm-updates main")]
@@ -172,14 +172,14 @@ mod tests {
 
     #[test]
     fn lines_of_the_release_are_kept() {
-        let text = "# deb http://off.example bookworm main\ndeb http://deb.debian.org/debian bookworm main non-free # note\n\
+        let text = "# deb http://off.example bookworm main\ndeb http://mirror.example/debian bookworm main non-free # note\n\
             deb [arch=amd64 signed-by=/k.gpg] http://security.example bookworm-security main\n\
-            deb-src http://deb.debian.org/debian bookworm main\ndeb https://download.docker.com/linux/debian bookworm stable\n\
-            deb cdrom:[Debian] bookworm main\ndeb http://deb.debian.org/debian bookworm-backports main\n";
+            deb-src http://mirror.example/debian bookworm main\ndeb https://other.example/linux/debian bookworm stable\n\
+            deb cdrom:[Debian] bookworm main\ndeb http://mirror.example/debian bookworm-backports main\n";
         assert_eq!(
             kept(text, false, "bookworm"),
             [
-                "deb http://deb.debian.org/debian bookworm main",
+                "deb http://mirror.example/debian bookworm main",
                 "deb [signed-by=/k.gpg] http://security.example bookworm-security main",
             ]
         );
