@@ -13,6 +13,7 @@ use proto::agent::Exec;
 
 use crate::caps;
 use crate::conn::Conn;
+use crate::lease::Lease;
 use crate::refusal::Refusal;
 use crate::state::Defaults;
 use crate::sys;
@@ -33,7 +34,7 @@ impl Prepared {
 }
 
 /// Runs in an operation process of its own and ends with it.
-pub fn run(mut conn: Conn, request: Exec, defaults: &Defaults, prepared: &Prepared) -> ! {
+pub fn run(mut conn: Conn, request: Exec, defaults: &Defaults, prepared: &Prepared, lease: Option<Lease>) -> ! {
     let oom = oom::OomWatch::begin(prepared.oom_counter.as_ref().map(AsRawFd::as_raw_fd));
     let started = plan::Plan::new(request, defaults).and_then(|plan| {
         spawn::start(&plan, prepared.bounding).map(|command| (plan, command)).map_err(refusal_of_start)
@@ -44,7 +45,7 @@ pub fn run(mut conn: Conn, request: Exec, defaults: &Defaults, prepared: &Prepar
             let _ = conn.send_refusal(refusal);
             sys::exit(0)
         }
-        Ok((plan, command)) => supervisor::Supervisor::new(conn, plan, command, oom).run(),
+        Ok((plan, command)) => supervisor::Supervisor::new(conn, plan, command, oom, lease).run(),
     }
 }
 

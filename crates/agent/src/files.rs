@@ -104,7 +104,7 @@ fn mkdir(request: &Mkdir) -> Result<Frame, Refusal> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
         other => other.map_err(at(path))?,
     }
-    Ok(Frame::Done(Done {}))
+    Ok(Frame::Done(Done::default()))
 }
 
 /// Makes a directory and those above it.

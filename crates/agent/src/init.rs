@@ -10,11 +10,12 @@ use std::time::Duration;
 use prost::bytes::BytesMut;
 use proto::agent::agent_frame::Frame;
 use proto::agent::request::Operation;
-use proto::agent::{AgentFrame, Done, ErrorCode, HostFrame, Request, host_frame};
+use proto::agent::{AgentFrame, ErrorCode, HostFrame, Request, host_frame};
 use proto::agent_limits::REQUEST_FRAME_BYTES_MAX;
 use proto::framing::{FrameBuffer, encode};
 
 use crate::conn::{Conn, READ_BYTES};
+use crate::lease::{Lease, Watch};
 use crate::refusal::Refusal;
 use crate::state::{Defaults, State};
 use crate::sys::{self, Forked, Waited, check};
@@ -35,6 +36,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Events taken from the kernel in one go.
 const EVENTS_MAX: usize = 32;
 
+/// Signals read in one go: there are three kinds, and the kernel holds one of each.
+const SIGNALS_MAX: usize = 3;
+
+/// Dead processes reaped in one go: orphans may come as fast as they are reaped, for ever.
+const REAP_BATCH: usize = 64;
+
 /// A connection without its first frame.
 struct Waiting {
     fd: OwnedFd,
@@ -50,6 +57,9 @@ pub struct Init {
     spare: Option<OwnedFd>,
     prepared: exec::Prepared,
     state: State,
+    lease: Watch,
+    /// More may be dead than were reaped.
+    reaping: bool,
     /// Oldest first.
     waiting: VecDeque<Waiting>,
     /// The listener is out of the epoll set until then.
@@ -59,7 +69,7 @@ pub struct Init {
 
 impl Init {
     /// Prepares the process and binds the socket.
-    pub fn start(socket: &Path) -> io::Result<Self> {
+    pub fn start(socket: &Path, lease: &Path) -> io::Result<Self> {
         // Nothing of the sandbox may trace it or read its memory, whatever its uid.
         sys::prctl(libc::PR_SET_DUMPABLE, 0)?;
         open_standard_streams()?;
@@ -75,6 +85,8 @@ impl Init {
             spare: listener::spare(),
             prepared: exec::Prepared::look(),
             state: State::Bare,
+            lease: Watch::new(Lease::open(lease)),
+            reaping: false,
             waiting: VecDeque::new(),
             resting_until: None,
             buffer: vec![0; READ_BYTES],
@@ -89,7 +101,7 @@ impl Init {
         // SAFETY: an array of plain integers.
         let mut events: [libc::epoll_event; EVENTS_MAX] = unsafe { std::mem::zeroed() };
         loop {
-            let timeout = self.timeout_ms();
+            let timeout = if self.reaping { 0 } else { self.timeout_ms() };
             // SAFETY: the array is valid for its length.
             let count =
                 unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), EVENTS_MAX as i32, timeout) };
@@ -103,6 +115,9 @@ impl Init {
                 } else {
                     self.on_input(fd);
                 }
+            }
+            if self.reaping {
+                self.reap();
             }
             self.on_time();
         }
@@ -120,7 +135,8 @@ impl Init {
     }
 
     fn timeout_ms(&self) -> i32 {
-        let next = self.waiting.front().map(|waiting| waiting.until).into_iter().chain(self.resting_until).min();
+        let next = self.waiting.front().map(|waiting| waiting.until).into_iter();
+        let next = next.chain(self.resting_until).chain(self.lease.next_look()).min();
         next.map_or(-1, |until| {
             let left = until.saturating_sub(sys::monotonic()).as_micros().div_ceil(1000);
             i32::try_from(left).unwrap_or(i32::MAX)
@@ -128,6 +144,7 @@ impl Init {
     }
 
     fn on_time(&mut self) {
+        self.lease.look();
         let now = sys::monotonic();
         while self.waiting.front().is_some_and(|waiting| waiting.until <= now) {
             self.waiting.pop_front();
@@ -138,13 +155,20 @@ impl Init {
     }
 
     fn on_signal(&mut self) {
-        while let Some((signal, sender)) = sys::next_signal(self.signals.as_fd()) {
+        // Who sends them faster than they are read, as the sandbox's root can, must not hold this loop: what is left is
+        // reported again.
+        for _ in 0..SIGNALS_MAX {
+            let Some((signal, sender)) = sys::next_signal(self.signals.as_fd()) else { break };
             // Only the host stops a sandbox. With PID 1 the kernel ends everything in it.
             if matches!(signal, libc::SIGTERM | libc::SIGINT) && sender == 0 {
                 sys::exit(0);
             }
         }
-        while let Waited::Ended(..) = sys::wait_any() {}
+        self.reaping = true;
+    }
+
+    fn reap(&mut self) {
+        self.reaping = (0..REAP_BATCH).all(|_| matches!(sys::wait_any(), Waited::Ended(..)));
     }
 
     fn on_callers(&mut self) {
@@ -225,25 +249,30 @@ impl Init {
             return Err(Refusal::new(ErrorCode::Unsupported, "this agent does not know the operation"));
         };
         match operation {
-            Operation::Hello(_) => return Ok(Some(Frame::Hello(self.state.hello()))),
+            Operation::Hello(_) => return Ok(Some(Frame::Hello(self.lease.report(self.state.hello())))),
             Operation::Reserve(reserve) => {
                 self.state.reserve(generation, reserve)?;
-                return Ok(Some(Frame::Done(Done {})));
+                return Ok(Some(Frame::Done(self.state.done())));
             }
             Operation::Activate(activate) => {
                 self.state.activate(generation, activate)?;
-                return Ok(Some(Frame::Done(Done {})));
+                if self.state.is_active_and_leased() {
+                    self.lease.arm();
+                }
+                return Ok(Some(Frame::Done(self.state.done())));
             }
             _ => {}
         }
         let defaults = self.state.serving(generation)?;
+        // After the call was read: what comes from here on is killed at the lease's end.
+        self.lease.check()?;
         match sys::fork() {
             Ok(Forked::Parent(_)) => Ok(None),
             Ok(Forked::Child) => {
                 // SAFETY: the parent's owner of this descriptor is never dropped in this process, which ends by `_exit`.
                 let fd = unsafe { OwnedFd::from_raw_fd(fd) };
                 let conn = Conn::new(fd, input, std::mem::take(&mut self.buffer));
-                operate(operation, conn, defaults, &self.prepared)
+                operate(operation, conn, defaults, &self.prepared, self.lease.lease())
             }
             Err(error) => {
                 let why = format!("no process can be started in the sandbox: {error}");
@@ -254,7 +283,13 @@ impl Init {
 }
 
 /// The operation process: it owns the connection and nothing else of PID 1.
-fn operate(operation: Operation, conn: Conn, defaults: &Defaults, prepared: &exec::Prepared) -> ! {
+fn operate(
+    operation: Operation,
+    conn: Conn,
+    defaults: &Defaults,
+    prepared: &exec::Prepared,
+    lease: Option<Lease>,
+) -> ! {
     let fd = conn.raw();
     // The listener above all: whoever holds it answers in PID 1's name.
     sys::close_all_but(fd, prepared.oom_counter.as_ref().map_or(fd, AsRawFd::as_raw_fd));
@@ -262,7 +297,7 @@ fn operate(operation: Operation, conn: Conn, defaults: &Defaults, prepared: &exe
         sys::exit(1);
     }
     match operation {
-        Operation::Exec(request) => exec::run(conn, request, defaults, prepared),
+        Operation::Exec(request) => exec::run(conn, request, defaults, prepared, lease),
         other => files::run(conn, other, defaults),
     }
 }

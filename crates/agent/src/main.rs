@@ -8,20 +8,23 @@ mod exec;
 mod files;
 mod home;
 mod init;
+mod lease;
 mod listener;
 mod refusal;
 mod state;
 mod sys;
 mod users;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use proto::lease_layout::PATH_INSIDE as LEASE_PATH;
 
 /// Where the socket is if no argument says otherwise.
 const SOCKET_PATH: &str = "/run/warren/sock";
 
 fn main() {
     let socket = std::env::args_os().nth(1).map_or_else(|| PathBuf::from(SOCKET_PATH), PathBuf::from);
-    match init::Init::start(&socket) {
+    match init::Init::start(&socket, Path::new(LEASE_PATH)) {
         Ok(init) => init.run(),
         Err(error) => {
             eprintln!("warren-agent: {}: {error}", socket.display());

@@ -11,17 +11,18 @@ pub struct Refusal {
     pub code: ErrorCode,
     message: String,
     field: &'static str,
+    generation: u64,
 }
 
 impl Refusal {
     /// An error with its code.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), field: "" }
+        Self { code, message: message.into(), field: "", generation: 0 }
     }
 
     /// The request's field is wrong.
     pub fn invalid(field: &'static str, why: impl Into<String>) -> Self {
-        Self { code: ErrorCode::Invalid, message: why.into(), field }
+        Self { field, ..Self::new(ErrorCode::Invalid, why) }
     }
 
     /// The sandbox may not run user code yet.
@@ -31,7 +32,18 @@ impl Refusal {
 
     /// The request is of another generation.
     pub fn stale(asked: u64, held: u64) -> Self {
-        Self::new(ErrorCode::StaleGeneration, format!("the request is of generation {asked}, the agent serves {held}"))
+        let why = format!("the request is of generation {asked}, the agent serves {held}");
+        Self { generation: held, ..Self::new(ErrorCode::StaleGeneration, why) }
+    }
+
+    /// The node's lease has run out: nothing was done.
+    pub fn lease_expired() -> Self {
+        Self::new(ErrorCode::LeaseExpired, "the node's lease has run out")
+    }
+
+    /// The node's lease ran out meanwhile: what ran is killed.
+    pub fn lease_lapsed() -> Self {
+        Self::new(ErrorCode::LeaseLapsed, "the node's lease ran out while the command ran")
     }
 
     /// The agent belongs to another sandbox or spec.
@@ -41,7 +53,7 @@ impl Refusal {
 
     /// The template does not allow it.
     pub fn forbidden(field: &'static str, why: impl Into<String>) -> Self {
-        Self { code: ErrorCode::Forbidden, message: why.into(), field }
+        Self { field, ..Self::new(ErrorCode::Forbidden, why) }
     }
 
     /// A system call failed; `what` was being done.
@@ -63,7 +75,8 @@ impl Refusal {
 
     /// As the frame that is sent.
     pub fn into_frame(self) -> AgentFrame {
-        let error = Error { code: self.code.into(), message: self.message, field: self.field.to_owned() };
+        let Self { code, message, field, generation } = self;
+        let error = Error { code: code.into(), message, field: field.to_owned(), generation };
         AgentFrame { frame: Some(Frame::Error(error)) }
     }
 }

@@ -1,6 +1,6 @@
 //! Which sandbox the agent serves: bare, reserved, active. Values in, values out; no system call.
 
-use proto::agent::{Activate, EnvVar, HelloReply, Reserve, SandboxState};
+use proto::agent::{Activate, Done, EnvVar, HelloReply, Reserve, SandboxState};
 use proto::agent_limits::PROTOCOL_VERSION;
 
 use crate::refusal::Refusal;
@@ -15,6 +15,7 @@ pub struct Identity {
     sandbox_id: String,
     generation: u64,
     spec_digest: Vec<u8>,
+    leased: bool,
 }
 
 /// Names and values of an environment; neither holds NUL, names no `=`.
@@ -61,6 +62,21 @@ impl State {
             sandbox_id: identity.map(|i| i.sandbox_id.clone()).unwrap_or_default(),
             generation: identity.map_or(0, |i| i.generation),
             spec_digest: identity.map(|i| i.spec_digest.clone()).unwrap_or_default(),
+            leased: identity.is_some_and(|i| i.leased),
+            ..HelloReply::default()
+        }
+    }
+
+    /// Whether user code may run, but only under the node's lease.
+    pub fn is_active_and_leased(&self) -> bool {
+        matches!(self, State::Active(Identity { leased: true, .. }, _))
+    }
+
+    /// What Reserve and Activate are answered with.
+    pub fn done(&self) -> Done {
+        match self {
+            State::Bare => Done::default(),
+            State::Reserved(identity) | State::Active(identity, _) => Done { leased: identity.leased },
         }
     }
 
@@ -75,7 +91,8 @@ impl State {
         if request.spec_digest.len() > IDENTITY_BYTES_MAX {
             return Err(Refusal::invalid("spec_digest", "too long"));
         }
-        let wanted = Identity { sandbox_id: request.sandbox_id, generation, spec_digest: request.spec_digest };
+        let Reserve { sandbox_id, spec_digest, leased } = request;
+        let wanted = Identity { sandbox_id, generation, spec_digest, leased };
         match self {
             State::Bare => {
                 *self = State::Reserved(wanted);
@@ -89,9 +106,9 @@ impl State {
     pub fn activate(&mut self, generation: u64, request: Activate) -> Result<bool, Refusal> {
         match self {
             State::Bare => Err(Refusal::not_active("the agent is not reserved for a sandbox")),
-            State::Active(held, _) => held.agrees_on(generation, &request.spec_digest).map(|()| false),
+            State::Active(held, _) => held.agrees_on(generation, &request.spec_digest, request.leased).map(|()| false),
             State::Reserved(held) => {
-                held.agrees_on(generation, &request.spec_digest)?;
+                held.agrees_on(generation, &request.spec_digest, request.leased)?;
                 let defaults = Defaults {
                     env: env_pairs(request.env)?,
                     workdir: request.workdir,
@@ -125,10 +142,10 @@ impl Identity {
         if self.sandbox_id != wanted.sandbox_id {
             return Err(Refusal::conflict("reserved for another sandbox"));
         }
-        self.agrees_on(wanted.generation, &wanted.spec_digest)
+        self.agrees_on(wanted.generation, &wanted.spec_digest, wanted.leased)
     }
 
-    fn agrees_on(&self, generation: u64, spec_digest: &[u8]) -> Result<(), Refusal> {
+    fn agrees_on(&self, generation: u64, spec_digest: &[u8], leased: bool) -> Result<(), Refusal> {
         if generation < self.generation {
             return Err(Refusal::stale(generation, self.generation));
         }
@@ -138,6 +155,9 @@ impl Identity {
         }
         if spec_digest != self.spec_digest {
             return Err(Refusal::conflict("reserved for another spec"));
+        }
+        if leased != self.leased {
+            return Err(Refusal::conflict("reserved with another word about the lease"));
         }
         Ok(())
     }
@@ -162,7 +182,7 @@ mod tests {
     use super::*;
 
     fn reserve(id: &str, digest: &[u8]) -> Reserve {
-        Reserve { sandbox_id: id.into(), spec_digest: digest.into() }
+        Reserve { sandbox_id: id.into(), spec_digest: digest.into(), leased: false }
     }
 
     fn activate(digest: &[u8]) -> Activate {
@@ -187,6 +207,8 @@ mod tests {
         ] {
             assert_eq!(code(state.reserve(generation, reserve(id, digest))), expected, "{generation} {id}");
         }
+        let leased = Reserve { leased: true, ..reserve("a", b"d") };
+        assert_eq!(code(state.reserve(7, leased)), ErrorCode::Conflict);
         assert_eq!(state.hello().generation, 7);
         assert_eq!(state.hello().state(), SandboxState::Reserved);
     }
@@ -199,6 +221,7 @@ mod tests {
         assert_eq!(code(state.serving(7)), ErrorCode::NotActive);
         assert_eq!(code(state.activate(6, activate(b"d"))), ErrorCode::StaleGeneration);
         assert_eq!(code(state.activate(7, activate(b"e"))), ErrorCode::Conflict);
+        assert_eq!(code(state.activate(7, Activate { leased: true, ..activate(b"d") })), ErrorCode::Conflict);
         assert!(state.activate(7, activate(b"d")).unwrap());
         assert!(!state.activate(7, activate(b"d")).unwrap());
         state.reserve(7, reserve("a", b"d")).unwrap();

@@ -45,6 +45,40 @@ pub fn monotonic() -> Duration {
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
+/// The clock that leases count by: it runs on while the host is suspended.
+pub fn boottime() -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is a valid timespec to write to.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut now) };
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+/// Whether a file was opened through a read-only mount.
+pub fn is_on_read_only_mount(fd: RawFd) -> io::Result<bool> {
+    // SAFETY: plain integers and zeroes are a valid statvfs, which is only written to.
+    unsafe {
+        let mut stat: libc::statvfs = std::mem::zeroed();
+        check(libc::fstatvfs(fd, &mut stat))?;
+        Ok(stat.f_flag & libc::ST_RDONLY != 0)
+    }
+}
+
+/// Maps the beginning of a file, shared and to be read, for good.
+pub fn map_shared(fd: RawFd, length: usize) -> io::Result<*mut u8> {
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    let map = unsafe { libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ, libc::MAP_SHARED, fd, 0) };
+    if map == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(map.cast()) }
+}
+
+/// Kills every process of the sandbox but this one, which is its first. False if there was none, dead or alive.
+///
+/// The kernel signals them under the lock that a new process is entered under, and a process with a signal waiting enters
+/// none: what forks however fast is taken whole.
+pub fn kill_all_others() -> bool {
+    // SAFETY: plain integers. Outside a container this would end the host: PID 1 alone calls it.
+    unsafe { libc::getpid() == 1 && libc::kill(-1, libc::SIGKILL) == 0 }
+}
+
 /// Reads once.
 pub fn read(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
     // SAFETY: the buffer is valid for its own length.

@@ -89,6 +89,12 @@ fn agent_error(error: &AgentError, field_of_request: &str) -> WarrenError {
         AgentError::Refused { code, message, field } => {
             refusal(*code, message, field.as_deref().unwrap_or(field_of_request))
         }
+        AgentError::OtherGeneration { .. } => {
+            WarrenError::new(ErrorCode::WrongState, "the sandbox's agent serves another generation of it")
+        }
+        AgentError::LeaseLapsed => {
+            WarrenError::new(ErrorCode::Interrupted, "the node's lease ran out: what ran in the sandbox was ended")
+        }
         AgentError::Unreachable(_) | AgentError::NotOurs(_) => {
             tracing::warn!(%error, "an agent can not be reached");
             WarrenError::new(ErrorCode::Unavailable, "the sandbox's agent can not be reached")
@@ -111,6 +117,7 @@ fn refusal(code: RefusalCode, message: &str, field: &str) -> WarrenError {
         RefusalCode::IsADirectory => return WarrenError::field(field, "is a directory"),
         RefusalCode::NotFound => return WarrenError::new(ErrorCode::FileNotFound, "file not found"),
         RefusalCode::StaleGeneration | RefusalCode::NotActive | RefusalCode::Conflict => ErrorCode::WrongState,
+        RefusalCode::LeaseExpired => return WarrenError::new(ErrorCode::Unavailable, "the node's lease has run out"),
         RefusalCode::Forbidden | RefusalCode::Permission => ErrorCode::Forbidden,
         RefusalCode::ResourceLimit => ErrorCode::ResourceLimit,
         RefusalCode::NoSpace => ErrorCode::NoSpace,

@@ -314,7 +314,12 @@ impl EngineRoom {
 }
 
 fn identity(id: SandboxId, charge: Charge) -> Identity {
-    Identity { sandbox_id: id.to_string(), generation: charge.generation.0, spec_digest: charge.digest.to_vec() }
+    Identity {
+        sandbox_id: id.to_string(),
+        generation: charge.generation.0,
+        spec_digest: charge.digest.to_vec(),
+        leased: charge.leased,
+    }
 }
 
 fn agent_state(status: &AgentStatus) -> AgentState {

@@ -1,7 +1,11 @@
 //! The limits that host and agent hold each other to, and the version of what they speak.
 
 /// Version of the agent's protocol, reported by Hello. It grows with every change an older peer could misread.
-pub const PROTOCOL_VERSION: u32 = 1;
+/// 2 brought leases.
+pub const PROTOCOL_VERSION: u32 = 2;
+
+/// Versions on either side of its own that a node speaks with an agent: an agent is as old as its sandbox.
+pub const PROTOCOL_DISTANCE_MAX: u32 = 1;
 
 /// Largest first frame of a connection: an Exec with a full argv and environment, or an Activate.
 pub const REQUEST_FRAME_BYTES_MAX: usize = 4 << 20;

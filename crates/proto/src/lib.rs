@@ -9,6 +9,7 @@ pub use packages::warren::peer::v1 as peer;
 pub use packages::warren::placement::v1 as placement;
 
 pub mod agent_limits;
+pub mod lease_layout;
 
 #[allow(missing_docs, clippy::all)]
 mod packages {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use proto::lease_layout::PATH_INSIDE as LEASE_INSIDE;
 use serde_json::{Value, json};
 use types::spec::{SlotShape, Tmpfs};
 use types::{ClusterId, HostId, Resources, SandboxId};
@@ -13,6 +14,7 @@ use crate::cgroup::{CPU_PERIOD_US, cpu_quota_us};
 use crate::labels::{
     LABEL_AGENT, LABEL_CLUSTER, LABEL_NODE, LABEL_SANDBOX, LABEL_SHAPE, LABEL_SHAPE_JSON, shape_digest, shape_json,
 };
+use crate::lease_file::LeaseFile;
 use crate::run_dir::{AGENT_ID, FILES, HOST_ID_COUNT, HOST_ID_FIRST, RunDir};
 use crate::service::HardLimits;
 use crate::slot::SlotOrder;
@@ -46,7 +48,7 @@ const CAPABILITIES: [&str; 9] = [
 const TMPFS_OPTIONS: [&str; 8] = ["ro", "rw", "exec", "noexec", "nosuid", "nodev", "relatime", "noatime"];
 
 /// Trees that a tmpfs may not cover: the container would no longer be what its checks say it is.
-const TMPFS_FORBIDDEN: [&str; 5] = ["/proc", "/sys", "/dev", SOCK_INSIDE, AGENT_INSIDE];
+const TMPFS_FORBIDDEN: [&str; 6] = ["/proc", "/sys", "/dev", SOCK_INSIDE, LEASE_INSIDE, AGENT_INSIDE];
 
 /// What a body is made from beside the order.
 pub(crate) struct Surroundings<'a> {
@@ -55,6 +57,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) cgroup_parent: &'a str,
     pub(crate) agent: &'a AgentFile,
     pub(crate) seccomp: &'a Path,
+    pub(crate) lease: &'a LeaseFile,
     pub(crate) limits: HardLimits,
     pub(crate) run_dir: &'a RunDir,
 }
@@ -69,6 +72,8 @@ pub(crate) fn create_body(order: &SlotOrder, around: &Surroundings<'_>) -> Resul
     let SlotOrder { id, shape, resources, labels } = order;
     let mut mounts =
         vec![bind(&around.agent.path, AGENT_INSIDE, true), bind(&around.run_dir.sock(), SOCK_INSIDE, false)];
+    // In every slot from the start: which of them will be a sandbox that may be placed again is not known yet.
+    mounts.push(lease_mount(around.lease.path()));
     mounts.extend(FILES.iter().map(|(name, inside)| bind(&around.run_dir.file(name), inside, true)));
     for tmpfs in &shape.tmpfs {
         mounts.push(tmpfs_mount(tmpfs)?);
@@ -168,6 +173,11 @@ fn bind(source: &Path, inside: &str, read_only: bool) -> Value {
     json!({"type": "bind", "source": source, "destination": inside, "options": options})
 }
 
+fn lease_mount(source: &Path) -> Value {
+    let options = ["bind", "nosuid", "nodev", "noexec", "ro"];
+    json!({"type": "bind", "source": source, "destination": LEASE_INSIDE, "options": options})
+}
+
 fn tmpfs_mount(tmpfs: &Tmpfs) -> Result<Value, String> {
     let path = tmpfs.path.trim_end_matches('/');
     if !path.starts_with('/') || path.split('/').any(|part| part == ".." || part == ".") {
@@ -204,8 +214,18 @@ mod tests {
 
     #[test]
     fn a_tmpfs_is_refused_where_it_would_cover_what_the_checks_rest_on() {
-        for path in ["", "/", "relative", "/proc", "/sys/fs", "/dev/shm", "/run/warren", "/a/../proc", "/.warren-agent"]
-        {
+        for path in [
+            "",
+            "/",
+            "relative",
+            "/proc",
+            "/sys/fs",
+            "/dev/shm",
+            "/run/warren",
+            "/a/../proc",
+            "/.warren-agent",
+            "/run/warren-lease",
+        ] {
             assert!(tmpfs(path, "").is_err(), "{path:?} was taken");
         }
         for options in ["suid", "dev", "size=9g", "mode=9", "mode=,", "uid=0", "mpol=bind:0"] {

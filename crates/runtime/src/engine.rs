@@ -20,6 +20,7 @@ use crate::cgroup::Mount;
 use crate::config::EngineConfig;
 use crate::error::timed;
 use crate::image::ImageCache;
+use crate::lease_file::LeaseFile;
 use crate::libpod::Libpod;
 use crate::run_dir;
 use crate::seccomp;
@@ -94,6 +95,7 @@ pub(crate) struct Inner {
     pub(crate) libpod: Libpod,
     pub(crate) agent: AgentFile,
     pub(crate) seccomp: PathBuf,
+    pub(crate) lease: LeaseFile,
     pub(crate) limits: HardLimits,
     pub(crate) runtime: String,
     /// Podman serialises on its locks: more at the same time only make each one slower.
@@ -127,6 +129,7 @@ impl Engine {
         let agent = AgentFile::install(&config.agent_binary, &config.state_dir.join("agents"))
             .map_err(|source| files(format!("the agent's file from {}", config.agent_binary.display()), source))?;
         let seccomp = seccomp::install(&config.state_dir).map_err(|source| files("the seccomp profile", source))?;
+        let lease = LeaseFile::open(&config.run_dir).map_err(|source| files("the lease's file", source))?;
         let limits = HardLimits::of_this_process();
         let runtime = config.oci_runtime.clone().unwrap_or_else(|| fitting_runtime().to_owned());
         let socket = config.socket_path();
@@ -151,6 +154,7 @@ impl Engine {
             podman,
             agent,
             seccomp,
+            lease,
             limits,
             runtime,
             creates: Semaphore::new(config.creates_in_flight_max.max(1)),
@@ -199,6 +203,13 @@ impl Engine {
     #[must_use]
     pub fn service_pid(&self) -> Option<u32> {
         self.inner.service.as_ref().and_then(|service| service.lock().pid())
+    }
+
+    /// Where this node's lease is told to the agents. It says what it said before this process began: 0, expired, where
+    /// nobody set it during this boot of the host.
+    #[must_use]
+    pub fn lease_file(&self) -> &LeaseFile {
+        &self.inner.lease
     }
 
     /// What this engine was started with.

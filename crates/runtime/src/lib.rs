@@ -21,6 +21,7 @@ pub mod doctor;
 pub mod seccomp;
 
 pub mod agent;
+pub mod lease_file;
 
 mod agent_file;
 mod create_body;
@@ -35,6 +36,7 @@ pub use doctor::{Finding, FindingState, examine};
 pub use engine::{Engine, EngineError, EngineStartError};
 pub use found::{FindError, Found, Leftover};
 pub use image::{ImageFacts, ResolveError};
+pub use lease_file::LeaseFile;
 pub use process::Death;
 pub use remove::RemoveError;
 pub use slot::{KillError, MakeSlotError, Slot, SlotOrder, SlotTimes, StopError};

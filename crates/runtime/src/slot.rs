@@ -265,6 +265,7 @@ impl Engine {
                 cgroup_parent: &inner.config.cgroup_parent,
                 agent: &inner.agent,
                 seccomp: &inner.seccomp,
+                lease: &inner.lease,
                 limits: inner.limits,
                 run_dir: &run_dir,
             },

@@ -171,7 +171,7 @@ fn a_limit_of_memory_and_of_processes_holds_inside() {
 }
 
 async fn activate(slot: &Slot, image: &ImageFacts) -> Identity {
-    let identity = Identity { sandbox_id: slot.id.to_string(), generation: 1, spec_digest: vec![7; 32] };
+    let identity = Identity { sandbox_id: slot.id.to_string(), generation: 1, spec_digest: vec![7; 32], leased: false };
     let agent = slot.agent();
     agent.reserve(&identity).await.expect("reserved");
     let bytes = |(name, value): &(String, String)| (name.clone().into_bytes(), value.clone().into_bytes());

@@ -44,6 +44,7 @@ fn a_slot_is_confined_as_ordered() {
         for (inside, wanted) in [
             ("/.warren-agent", "ro,nosuid,nodev"),
             ("/run/warren", "rw,nosuid,nodev,noexec"),
+            ("/run/warren-lease", "ro,nosuid,nodev,noexec"),
             ("/etc/hosts", "ro,nosuid,nodev"),
             ("/etc/hostname", "ro,nosuid,nodev"),
             ("/etc/resolv.conf", "ro,nosuid,nodev"),

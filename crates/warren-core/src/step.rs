@@ -88,6 +88,9 @@ pub struct Charge {
     pub digest: [u8; 32],
     /// Limits in force.
     pub resources: Resources,
+    /// Its sandbox may be placed again: the agent ends its processes and refuses calls once the node's lease has run
+    /// out.
+    pub leased: bool,
 }
 
 /// How a [`Step`] ended.

@@ -16,6 +16,7 @@ use crate::exec::oom::OomWatch;
 use crate::exec::plan::Plan;
 use crate::exec::pty;
 use crate::exec::spawn::{Command, Stage, StartFailure, read_status};
+use crate::lease::{LOOK_EVERY, Lease};
 use crate::refusal::Refusal;
 use crate::sys::{self, Status};
 
@@ -78,11 +79,13 @@ pub struct Supervisor {
     timed_out: bool,
     cancelled: bool,
     oom: OomWatch,
+    /// What the command runs under.
+    lease: Option<Lease>,
 }
 
 impl Supervisor {
     /// Takes over a command that was just forked.
-    pub fn new(conn: Conn, plan: Plan, command: Command, oom: OomWatch) -> Self {
+    pub fn new(conn: Conn, plan: Plan, command: Command, oom: OomWatch, lease: Option<Lease>) -> Self {
         let (socket, input, buffer) = conn.into_parts();
         let request = &plan.request;
         let source = |stream, fd, limit| Source { stream, fd, total: 0, limit, end: u64::MAX };
@@ -107,6 +110,7 @@ impl Supervisor {
             timed_out: false,
             cancelled: false,
             oom,
+            lease,
             plan,
         }
     }
@@ -131,12 +135,16 @@ impl Supervisor {
         };
 
         while reaper.first_status.is_none() || self.status.is_some() {
+            let lease = self.lease.map(Lease::left);
+            if lease == Some(Duration::ZERO) {
+                self.lapse(&mut reaper);
+            }
             let left = deadline.map(|deadline| deadline.saturating_sub(sys::monotonic()));
             if left == Some(Duration::ZERO) && reaper.first_status.is_none() {
                 self.timed_out = true;
                 reaper.kill_all();
             }
-            self.turn(&mut reaper, left);
+            self.turn(&mut reaper, left.into_iter().chain(lease.map(|lease| lease.min(LOOK_EVERY))).min());
         }
         if let Some(failure) = self.start_failure.take() {
             self.report_start_failure(&failure);
@@ -155,6 +163,17 @@ impl Supervisor {
         }
         while self.connected && !self.out.is_empty() {
             self.drain_turn(&mut reaper);
+        }
+        sys::exit(0)
+    }
+
+    /// The node's lease is over, and the command with it. The host is told first: PID 1 does not wait for long.
+    fn lapse(&mut self, reaper: &mut Reaper) -> ! {
+        self.send(Refusal::lease_lapsed().into_frame().frame);
+        self.flush();
+        reaper.kill_all();
+        while self.connected && !self.out.is_empty() {
+            self.drain_turn(reaper);
         }
         sys::exit(0)
     }

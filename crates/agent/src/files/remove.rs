@@ -30,7 +30,7 @@ pub fn run(request: &Remove) -> Result<Frame, Refusal> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         other => other.map_err(at(path))?,
     }
-    Ok(Frame::Done(Done {}))
+    Ok(Frame::Done(Done::default()))
 }
 
 fn remove(parent: &Path, name: &OsStr) -> io::Result<()> {

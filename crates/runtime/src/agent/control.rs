@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use proto::agent::agent_frame::Frame;
 use proto::agent::request::Operation;
-use proto::agent::{Activate, EnvVar, Hello, Reserve, SandboxState};
+use proto::agent::{Activate, Done, EnvVar, Hello, Reserve, SandboxState};
+use proto::agent_limits::{PROTOCOL_DISTANCE_MAX, PROTOCOL_VERSION};
 use tokio::time::Instant;
 
 use super::address::AgentAddress;
@@ -66,6 +67,20 @@ pub struct AgentStatus {
     pub stage: AgentStage,
     /// Whom it serves, unless it is bare.
     pub identity: Option<Identity>,
+    /// How it stands with the node's lease.
+    pub lease: LeaseStatus,
+}
+
+/// How an agent stands with the node's lease. All unset where its sandbox is not leased.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeaseStatus {
+    /// Calls are refused now.
+    pub expired: bool,
+    /// How often the lease ran out while the sandbox was active, since its agent began: each time all that ran in it was
+    /// killed.
+    pub lapses: u64,
+    /// When that was last, in milliseconds of CLOCK_BOOTTIME.
+    pub last_lapse_boottime_ms: Option<u64>,
 }
 
 /// Which sandbox an agent serves, and which placement of it.
@@ -77,6 +92,8 @@ pub struct Identity {
     pub generation: u64,
     /// Digest of the spec that it runs.
     pub spec_digest: Vec<u8>,
+    /// The sandbox may be placed again: its agent ends its processes and refuses calls once the node's lease has run out.
+    pub leased: bool,
 }
 
 /// What every command of a sandbox starts from.
@@ -131,16 +148,27 @@ impl AgentClient {
         {
             return Err(AgentError::Protocol("an identity that is too long".into()));
         }
+        if reply.protocol_version.abs_diff(PROTOCOL_VERSION) > PROTOCOL_DISTANCE_MAX {
+            let theirs = reply.protocol_version;
+            return Err(AgentError::Protocol(format!("it speaks version {theirs}, this node {PROTOCOL_VERSION}")));
+        }
+        let lease = LeaseStatus {
+            expired: reply.lease_expired,
+            lapses: reply.lease_lapses,
+            last_lapse_boottime_ms: Some(reply.last_lapse_boottime_ms).filter(|at| *at != 0),
+        };
         let identity = (stage != AgentStage::Bare).then_some(Identity {
             sandbox_id: reply.sandbox_id,
             generation: reply.generation,
             spec_digest: reply.spec_digest,
+            leased: reply.leased,
         });
         Ok(AgentStatus {
             protocol_version: reply.protocol_version,
             agent_version: reply.agent_version,
             stage,
             identity,
+            lease,
         })
     }
 
@@ -163,13 +191,20 @@ impl AgentClient {
         }
     }
 
-    /// Ties a bare agent to a sandbox. The same again succeeds.
+    /// Ties a bare agent to a sandbox. The same again succeeds. `LeaseUnknown`: the agent is too old for a leased
+    /// sandbox; it is reserved all the same, so its slot is of no use any more.
     pub async fn reserve(&self, identity: &Identity) -> Result<(), AgentError> {
-        let reserve = Reserve { sandbox_id: identity.sandbox_id.clone(), spec_digest: identity.spec_digest.clone() };
-        self.simple(identity.generation, Operation::Reserve(reserve), REPLY_TIMEOUT).await
+        let reserve = Reserve {
+            sandbox_id: identity.sandbox_id.clone(),
+            spec_digest: identity.spec_digest.clone(),
+            leased: identity.leased,
+        };
+        let done = self.simple(identity.generation, Operation::Reserve(reserve), REPLY_TIMEOUT).await?;
+        keeps_lease(done, identity)
     }
 
-    /// Lets user code run. The same again succeeds, and changes nothing.
+    /// Lets user code run. The same again succeeds, and changes nothing. It succeeds without a lease as well: what user
+    /// code would run is refused for itself.
     pub async fn activate(&self, identity: &Identity, activation: Activation) -> Result<(), AgentError> {
         let activate = Activate {
             spec_digest: identity.spec_digest.clone(),
@@ -178,8 +213,10 @@ impl AgentClient {
             user: activation.user.unwrap_or_default(),
             image_user: activation.image_user.unwrap_or_default(),
             allow_root: activation.allow_root,
+            leased: identity.leased,
         };
-        self.simple(identity.generation, Operation::Activate(activate), REPLY_TIMEOUT).await
+        let done = self.simple(identity.generation, Operation::Activate(activate), REPLY_TIMEOUT).await?;
+        keeps_lease(done, identity)
     }
 
     /// An operation that is answered by Done alone.
@@ -188,13 +225,18 @@ impl AgentClient {
         generation: u64,
         operation: Operation,
         timeout: Duration,
-    ) -> Result<(), AgentError> {
+    ) -> Result<Done, AgentError> {
         let mut connection = Connection::open(&self.address, generation, operation).await?;
         match connection.receive_within(timeout).await? {
-            Frame::Done(_) => Ok(()),
+            Frame::Done(done) => Ok(done),
             other => Err(AgentError::unexpected(frame_name(&other))),
         }
     }
+}
+
+/// An agent that was told of a lease and does not say that it keeps to it never heard: it is of the protocol before.
+fn keeps_lease(done: Done, identity: &Identity) -> Result<(), AgentError> {
+    if identity.leased && !done.leased { Err(AgentError::LeaseUnknown) } else { Ok(()) }
 }
 
 /// An environment as it travels.

@@ -30,6 +30,19 @@ pub enum AgentError {
         /// The request's field that is wrong, where one is.
         field: Option<String>,
     },
+    /// The agent serves another generation of the sandbox: nothing was done. The node's view is behind, or the sandbox was
+    /// placed again.
+    #[error("the agent serves another generation ({held:?})")]
+    OtherGeneration {
+        /// Which one, if it says so.
+        held: Option<u64>,
+    },
+    /// The node's lease ran out while a command ran: all that it started is killed, and how it ended is not known.
+    #[error("the node's lease ran out while the command ran")]
+    LeaseLapsed,
+    /// The agent is older than leases, so it must not serve a sandbox that may be placed again.
+    #[error("the agent does not know leases")]
+    LeaseUnknown,
     /// The agent said something that does not belong there.
     #[error("the agent broke the protocol: {0}")]
     Protocol(String),
@@ -67,6 +80,8 @@ pub enum RefusalCode {
     Exists,
     /// The file would be too large.
     TooLarge,
+    /// The node's lease has run out, and the sandbox may be placed again.
+    LeaseExpired,
     /// The agent does not know the operation.
     Unsupported,
     /// A fault of the agent.
@@ -77,8 +92,8 @@ impl AgentError {
     /// Whether it is certain that the request had no effect. A remove that was refused may have removed a part.
     pub fn surely_not_done(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::NotOurs(_) | Self::Refused { .. } => true,
-            Self::Interrupted | Self::Protocol(_) | Self::TimedOut => false,
+            Self::Unreachable(_) | Self::NotOurs(_) | Self::Refused { .. } | Self::OtherGeneration { .. } => true,
+            Self::Interrupted | Self::LeaseLapsed | Self::LeaseUnknown | Self::Protocol(_) | Self::TimedOut => false,
         }
     }
 
@@ -86,12 +101,19 @@ impl AgentError {
     pub fn refusal_code(&self) -> Option<RefusalCode> {
         match self {
             Self::Refused { code, .. } => Some(*code),
+            Self::OtherGeneration { .. } => Some(RefusalCode::StaleGeneration),
             _ => None,
         }
     }
 
     pub(super) fn refused(error: WireError) -> Self {
-        let code = error.code().into();
+        let code = match error.code() {
+            ErrorCode::StaleGeneration => {
+                return Self::OtherGeneration { held: Some(error.generation).filter(|held| *held != 0) };
+            }
+            ErrorCode::LeaseLapsed => return Self::LeaseLapsed,
+            other => other.into(),
+        };
         let cut = |text: String| text.chars().take(MESSAGE_CHARS_MAX).collect::<String>();
         let field = Some(cut(error.field)).filter(|field| !field.is_empty());
         Self::Refused { code, message: cut(error.message), field }
@@ -119,7 +141,9 @@ impl From<ErrorCode> for RefusalCode {
             ErrorCode::Exists => Self::Exists,
             ErrorCode::TooLarge => Self::TooLarge,
             ErrorCode::Unsupported => Self::Unsupported,
-            ErrorCode::Internal | ErrorCode::Unspecified => Self::Internal,
+            ErrorCode::LeaseExpired => Self::LeaseExpired,
+            // A lapse is no refusal: see `refused`.
+            ErrorCode::Internal | ErrorCode::LeaseLapsed | ErrorCode::Unspecified => Self::Internal,
         }
     }
 }

@@ -195,8 +195,9 @@ impl ExecOutput {
                 }
                 Ok(None) => self.read().await.inspect_err(|_| self.shared.end())?,
                 Err(error) => {
-                    // A refusal is the agent's last word. After rubbish nothing can be read, but it may be told to stop.
-                    if error.surely_not_done() {
+                    // What the agent says no with is its last word. After rubbish nothing can be read, but it may be told
+                    // to stop.
+                    if !matches!(error, AgentError::Protocol(_)) {
                         self.shared.end();
                     }
                     return Err(error);

@@ -217,12 +217,12 @@ impl AgentClient {
     /// Makes a directory and those above it. One that is there already is a success.
     pub async fn mkdir(&self, generation: u64, path: &[u8], mode: Option<u32>) -> Result<(), AgentError> {
         let operation = Operation::Mkdir(Mkdir { path: path.to_vec(), mode: mode.unwrap_or(0) });
-        self.simple(generation, operation, REPLY_TIMEOUT).await
+        self.simple(generation, operation, REPLY_TIMEOUT).await.map(drop)
     }
 
     /// Removes a file, a link (never what it points at) or a tree. What is not there is a success.
     pub async fn remove(&self, generation: u64, path: &[u8]) -> Result<(), AgentError> {
-        self.simple(generation, Operation::Remove(Remove { path: path.to_vec() }), REMOVE_TIMEOUT).await
+        self.simple(generation, Operation::Remove(Remove { path: path.to_vec() }), REMOVE_TIMEOUT).await.map(drop)
     }
 }
 

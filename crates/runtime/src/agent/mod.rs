@@ -14,7 +14,7 @@ mod connection;
 mod exec_stream;
 
 pub use address::AgentAddress;
-pub use control::{Activation, AgentClient, AgentStage, AgentStatus, Farewell, Identity};
+pub use control::{Activation, AgentClient, AgentStage, AgentStatus, Farewell, Identity, LeaseStatus};
 pub use error::{AgentError, RefusalCode};
 pub use exec::{ExecEvent, ExecRequest, Exit, ExitStatus, OutputStream, TerminalSize};
 pub use exec_run::RunOutcome;

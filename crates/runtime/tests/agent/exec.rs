@@ -1,5 +1,6 @@
 //! Commands: who they are, where they start, how they end.
 
+use proto::agent_limits::PROTOCOL_VERSION;
 use runtime::agent::{Activation, AgentStage, ExitStatus, Identity, RefusalCode};
 
 use crate::support::{GENERATION, Podman, Sandbox, argv, sh, text};
@@ -159,7 +160,10 @@ fn only_the_active_generation_is_served() {
         };
 
         let status = agent.hello().await.unwrap();
-        assert_eq!((status.stage, status.identity, status.protocol_version), (AgentStage::Bare, None, 1));
+        assert_eq!(
+            (status.stage, status.identity, status.protocol_version),
+            (AgentStage::Bare, None, PROTOCOL_VERSION)
+        );
         assert_eq!(code(run(GENERATION).await), RefusalCode::NotActive);
         assert_eq!(code(agent.activate(&identity, Activation::default()).await), RefusalCode::NotActive);
 

@@ -10,6 +10,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use proto::lease_layout::PATH_INSIDE;
+use runtime::LeaseFile;
 use runtime::agent::{
     Activation, AgentAddress, AgentClient, AgentError, ExecRequest, ExitStatus, Identity, RunOutcome,
 };
@@ -75,6 +77,8 @@ pub struct Podman {
     dir: TempDir,
     service: Child,
     images: Vec<String>,
+    /// What stands for this node's lease; expired until a test sets it.
+    pub lease: LeaseFile,
 }
 
 impl Podman {
@@ -95,7 +99,8 @@ impl Podman {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let podman = Self { dir, service, images: Vec::new() };
+        let lease = LeaseFile::open(dir.path()).unwrap();
+        let podman = Self { dir, service, images: Vec::new(), lease };
         wait_until("Podman's service answers", || UnixStream::connect(&socket).is_ok());
         podman
     }
@@ -253,7 +258,11 @@ impl<'a> Sandbox<'a> {
                 {"type": "nproc", "soft": 4096, "hard": 4096},
                 {"type": "core", "soft": 0, "hard": 0},
             ],
-            "mounts": [bind(&agent_binary(), "/.warren-agent", "ro"), bind(self.dir.path(), "/run/warren", "rw")],
+            "mounts": [
+                bind(&agent_binary(), "/.warren-agent", "ro"),
+                bind(self.dir.path(), "/run/warren", "rw"),
+                bind(self.podman.lease.path(), PATH_INSIDE, "ro"),
+            ],
         })
     }
 
@@ -295,7 +304,7 @@ impl<'a> Sandbox<'a> {
     }
 
     pub fn identity() -> Identity {
-        Identity { sandbox_id: "test".into(), generation: GENERATION, spec_digest: b"digest".to_vec() }
+        Identity { sandbox_id: "test".into(), generation: GENERATION, spec_digest: b"digest".to_vec(), leased: false }
     }
 
     /// Reserves and activates with these defaults.
