@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use actix::{Actor, Addr};
 use types::{SandboxId, Timestamp};
@@ -151,15 +151,23 @@ impl Hub {
             }
             Message::WakePoolAt(at) => self.later(at, Message::Pool(warm_pool::Input::Wake)),
             Message::WakeSupervisorAt(id, at) => self.later(at, Message::Supervisor(id, lifecycle::Input::Wake)),
-            Message::Retire(id) => {
-                self.supervisors.borrow_mut().remove(&id);
-                self.view.forget(id);
+            Message::Retire { slot, sandbox } => {
+                self.supervisors.borrow_mut().remove(&slot);
+                self.view.forget(sandbox, slot);
             }
         }
     }
 
-    fn to_supervisor(self: &Rc<Self>, id: SandboxId, input: lifecycle::Input) {
-        if let Some(supervisor) = self.supervisors.borrow().get(&id) {
+    /// Takes up what the map waits for from this node and nobody here works on.
+    pub fn take_up_what_is_owed(self: &Rc<Self>) {
+        let placement = Arc::clone(&self.view.placement());
+        for message in wiring::owed(&placement, self.view.me()) {
+            self.deliver(message);
+        }
+    }
+
+    fn to_supervisor(self: &Rc<Self>, slot: SandboxId, input: lifecycle::Input) {
+        if let Some(supervisor) = self.supervisors.borrow().get(&slot) {
             supervisor.do_send(SupervisorInput(input));
             return;
         }
@@ -167,10 +175,10 @@ impl Hub {
             if matches!(input, lifecycle::Input::Create { .. }) {
                 kill_point::reached("create.claimed");
             }
-            let supervisor = Supervisor::new(id, Rc::clone(self)).start();
+            let supervisor = Supervisor::new(slot, Rc::clone(self)).start();
             supervisor.do_send(SupervisorInput(input));
-            self.supervisors.borrow_mut().insert(id, supervisor);
-        } else if let Some(message) = wiring::undelivered(id, &input) {
+            self.supervisors.borrow_mut().insert(slot, supervisor);
+        } else if let Some(message) = wiring::undelivered(slot, &input) {
             self.deliver(message);
         }
     }
@@ -179,8 +187,12 @@ impl Hub {
         let hub = Rc::clone(self);
         self.begin(slot);
         actix::spawn(async move {
-            let kind = step.kind();
+            let (kind, since) = (step.kind(), Instant::now());
             let result = hub.room.run(&hub, slot, step).await;
+            if requester == Requester::Pool {
+                let made = !matches!(result, StepResult::Failed(_));
+                hub.view.insight().instruments.slot_made(since.elapsed(), made);
+            }
             if let StepResult::Failed(error) = &result {
                 tracing::warn!(sandbox = %slot, step = ?kind, %error, "step failed");
             }

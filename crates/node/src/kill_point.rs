@@ -7,28 +7,63 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[cfg(debug_assertions)]
 const VARIABLE: &str = "WARREN_KILL_AT";
 
+/// The variable that names a file with the same in it. The file may come while the node runs, and goes when the node
+/// dies of it, so that the next life is not killed too.
+#[cfg(debug_assertions)]
+const FILE_VARIABLE: &str = "WARREN_KILL_FILE";
+
 /// Ends this process as `kill -9` does if the environment names this point.
 #[cfg(debug_assertions)]
 pub fn reached(point: &str) {
-    use std::sync::OnceLock;
-    use std::sync::atomic::AtomicU32;
-
-    static WANTED: OnceLock<Option<(String, AtomicU32)>> = OnceLock::new();
-    let wanted = WANTED.get_or_init(|| {
-        let value = std::env::var(VARIABLE).ok()?;
-        let (name, count) = match value.split_once(':') {
-            Some((name, count)) => (name.to_owned(), count.parse().ok()?),
-            None => (value, 1),
-        };
-        Some((name, AtomicU32::new(count)))
-    });
-    if let Some((name, left)) = wanted
-        && name == point
-        && left.fetch_sub(1, Ordering::Relaxed) == 1
-    {
+    if asked_for(point) {
         tracing::warn!(point, "killed here, as the environment asks");
         let killed = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         unreachable!("still here after {killed:?}");
+    }
+}
+
+#[cfg(debug_assertions)]
+fn asked_for(point: &str) -> bool {
+    use std::path::PathBuf;
+    use std::sync::{Mutex, OnceLock, PoisonError};
+
+    static WANTED: OnceLock<Mutex<Wanted>> = OnceLock::new();
+    static FILE: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let wanted = WANTED.get_or_init(|| Mutex::new(Wanted::parse(&std::env::var(VARIABLE).unwrap_or_default())));
+    let mut wanted = wanted.lock().unwrap_or_else(PoisonError::into_inner);
+    let file = FILE.get_or_init(|| std::env::var_os(FILE_VARIABLE).map(PathBuf::from));
+    if let Some(file) = file {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        if text != wanted.text {
+            *wanted = Wanted::parse(&text);
+        }
+    }
+    if wanted.point != point || wanted.left == 0 {
+        return false;
+    }
+    wanted.left -= 1;
+    if wanted.left == 0
+        && let Some(file) = file
+        && let Err(error) = std::fs::remove_file(file)
+    {
+        tracing::error!(%error, "the file that names a kill point stays");
+    }
+    wanted.left == 0
+}
+
+/// A point, and how often it is still to be reached until it kills.
+#[cfg(debug_assertions)]
+struct Wanted {
+    text: String,
+    point: String,
+    left: u32,
+}
+
+#[cfg(debug_assertions)]
+impl Wanted {
+    fn parse(text: &str) -> Self {
+        let (point, count) = text.trim().split_once(':').unwrap_or((text.trim(), "1"));
+        Self { text: text.to_owned(), point: point.to_owned(), left: count.parse().unwrap_or_default() }
     }
 }
 
@@ -72,6 +107,7 @@ pub fn applied(change: &warren_core::lifecycle::Change) {
         Change::Destroy(_) => "destroy.committed",
         Change::CreateFailed(_) => "create.failure_committed",
         Change::Removed(_) => "destroy.reported",
+        Change::Outdated => "move.outdated",
     });
 }
 

@@ -14,6 +14,7 @@ use warren_core::placement::{Placement, Record};
 use warren_core::scheduler::Candidate;
 
 use crate::cluster::Cluster;
+use crate::insight::Insight;
 
 /// Age at which what another node said of itself does not count any more.
 const HEARD_LATELY: Duration = Duration::from_secs(3);
@@ -29,6 +30,7 @@ pub struct View {
     /// Member id of the leader; 0 for none.
     leader: AtomicU64,
     pool_ready: AtomicUsize,
+    insight: Insight,
 }
 
 impl View {
@@ -43,12 +45,28 @@ impl View {
             observed: RwLock::default(),
             leader: AtomicU64::new(0),
             pool_ready: AtomicUsize::new(0),
+            insight: Insight::default(),
         }
     }
 
     /// The node that sees it.
     pub fn me(&self) -> &HostId {
         &self.me
+    }
+
+    /// The other nodes, as this one reaches them.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The OCI runtime that holds this node's sandboxes.
+    pub fn runtime(&self) -> &str {
+        &self.runtime
+    }
+
+    /// What this node publishes of its inside.
+    pub fn insight(&self) -> &Insight {
+        &self.insight
     }
 
     /// The node that leads, where one is known.
@@ -83,12 +101,18 @@ impl View {
 
     /// Publishes what a supervisor sees.
     pub fn observe(&self, id: SandboxId, observed: Observed) {
-        self.observed.write().insert(id, observed);
+        let mut seen = self.observed.write();
+        // What is left of an older generation does not speak for the sandbox.
+        if seen.get(&id).is_none_or(|known| known.generation <= observed.generation) {
+            seen.insert(id, observed);
+        }
     }
 
-    /// Forgets a sandbox that is gone.
-    pub fn forget(&self, id: SandboxId) {
-        self.observed.write().remove(&id);
+    /// Forgets a sandbox of which nothing is left in this slot, unless it lives in another one.
+    pub fn forget(&self, id: SandboxId, slot: SandboxId) {
+        if self.placement.load().get(&id).is_none_or(|record| record.place.slot == slot) {
+            self.observed.write().remove(&id);
+        }
     }
 
     /// Forgets what is in no map and not of this node.
@@ -106,7 +130,7 @@ impl View {
     pub fn others(&self) -> Vec<Candidate> {
         let placement = self.placement.load();
         let fresh = |(candidate, heard): &(Candidate, Instant)| {
-            let lost = placement.node(&candidate.node).is_none_or(|node| node.lost);
+            let lost = placement.node(&candidate.node).is_none_or(|node| node.lost || node.restarting.is_some());
             (!lost && heard.elapsed() < HEARD_LATELY && self.cluster.reaches(&candidate.node))
                 .then(|| candidate.clone())
         };
@@ -122,10 +146,16 @@ impl View {
     pub fn show(&self, record: &Record) -> Sandbox {
         let place = &record.place;
         let seen = self.observed(&place.id).filter(|seen| seen.generation == place.generation);
-        let lost = self.placement.load().node(&place.owner).is_some_and(|node| node.lost);
+        let owner = self.placement.load().node(&place.owner).cloned();
+        let lost = owner.as_ref().is_some_and(|node| node.lost);
+        let restarts = owner.is_some_and(|node| node.restarting.is_some());
         let away = place.owner != self.me && !self.cluster.reaches(&place.owner);
         let (status, error) = match seen {
+            _ if record.failure.is_some() => {
+                (Status::Error, record.failure.as_ref().map(|failure| failure.message.clone()))
+            }
             _ if lost => (Status::Unreachable, Some(format!("node {} is lost", place.owner))),
+            _ if restarts => (Status::Unreachable, Some(format!("node {} is restarting", place.owner))),
             _ if away => (Status::Unreachable, Some(format!("node {} can not be reached", place.owner))),
             Some(seen) => (seen.status, seen.why),
             None => (Status::Creating, None),

@@ -114,6 +114,7 @@ impl Node {
             sealed_env: env.into(),
             expires_at: create.lifetime_ms.and_then(|ms| now.checked_add_ms(ms)),
             key: create.key,
+            again: None,
         };
         Message::Pool(warm_pool::Input::Claim(Box::new(plan)))
     }

@@ -155,9 +155,11 @@ impl Node {
                 out.agenda.at_wall(*at, Event::WakeSupervisor(out.host, self.incarnation.0, *id));
                 return;
             }
-            Message::Retire(id) => {
-                self.supervisors.remove(id);
-                self.view.remove(id);
+            Message::Retire { slot, sandbox } => {
+                self.supervisors.remove(slot);
+                if self.map.get(sandbox).is_none_or(|record| record.place.slot == *slot) {
+                    self.view.remove(sandbox);
+                }
                 return;
             }
         };
@@ -219,7 +221,8 @@ impl Node {
     }
 
     fn dropped(&mut self, command: &Command, out: &mut Outside<'_>) {
-        if let Some(message) = wiring::dropped(command) {
+        let holder = self.map.holder(&command.kind);
+        if let Some(message) = wiring::dropped(holder.as_ref(), command) {
             self.route(message, out);
         }
     }
@@ -276,9 +279,8 @@ impl Node {
     }
 
     fn apply(&mut self, index: u64, command: &Command, proposal: Option<ProposalId>, out: &mut Outside<'_>) {
-        let before = command.kind.sandbox().and_then(|id| self.map.owner(&id).cloned());
+        let holder = self.map.holder(&command.kind);
         let outcome = self.map.apply(index, command);
-        let owner = before.or_else(|| command.kind.sandbox().and_then(|id| self.map.owner(&id).cloned()));
         let what = crate::words::command(&command.kind);
         out.trace
             .note(out.agenda.now_us(), format_args!("applies {index}: {what}: {}", crate::words::outcome(&outcome)));
@@ -287,10 +289,10 @@ impl Node {
             self.phase = Phase::Listing;
             out.oracle.caught_up(&self.map);
             self.ask_for_list(out);
-        } else if self.phase != Phase::Replaying
-            && let Some(message) = wiring::applied(&self.me, owner.as_ref(), command, &outcome)
-        {
-            self.route(message, out);
+        } else if self.phase != Phase::Replaying {
+            for message in wiring::applied(&self.me, holder.as_ref(), command, &outcome) {
+                self.route(message, out);
+            }
         }
         self.since_snapshot += 1;
         if self.since_snapshot >= out.weather.snapshot_every {

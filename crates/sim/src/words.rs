@@ -15,12 +15,15 @@ pub fn command(kind: &Kind) -> String {
             let key = place.key.as_ref().map_or(String::new(), |key| format!(" key {}", key.scope[0]));
             format!("place {}{key}", place.id)
         }
+        Kind::Move(moved) => format!("move {} to {} in {}", moved.id, moved.owner, moved.slot),
+        Kind::Fail { id, failure, .. } => format!("in error {id}: {}", failure.message),
         Kind::SetWanted { id, wanted, .. } => format!("{wanted:?} wanted of {id}"),
         Kind::Destroy { id, reason: DestroyReason::Asked } => format!("destroy {id}"),
         Kind::Destroy { id, reason: DestroyReason::Expired { .. } } => format!("expire {id}"),
         Kind::Removed { id, .. } => format!("removed {id}"),
         Kind::Join { host, .. } => format!("join {host}"),
-        Kind::NodeLost { host, incarnation } => format!("lost {host}/{incarnation}"),
+        Kind::NodeLost { host, incarnation, .. } => format!("lost {host}/{incarnation}"),
+        Kind::NodeRestarting { host, incarnation, for_ms } => format!("{host}/{incarnation} restarts for {for_ms}"),
         Kind::CreateFailed { id, failure, .. } => format!("failed {id}: {}", failure.message),
     }
 }
@@ -37,11 +40,11 @@ pub fn outcome(outcome: &Outcome) -> String {
 /// A verdict.
 pub fn verdict(verdict: &Verdict) -> String {
     match verdict {
-        Verdict::Adopt { id, activated, record } => {
-            format!("adopts {id}, {:?} wanted, activated {activated}", record.wanted)
+        Verdict::Adopt { slot, activated, record } => {
+            format!("adopts {slot}, {:?} wanted, activated {activated}", record.wanted)
         }
         Verdict::Pool(slot) => format!("takes {slot} into the pool"),
-        Verdict::Bury { id, tombstone } => format!("buries {id}, tombstone {}", tombstone.is_some()),
+        Verdict::Bury { slot, duty } => format!("buries {slot}, tombstone {}", duty.is_some()),
     }
 }
 
@@ -83,7 +86,7 @@ pub fn message(message: &Message) -> String {
         Message::Observe(id, observed) => format!("{id} is {}", observed.status.as_str()),
         Message::WakePoolAt(at) => format!("pool wakes at {}", at.0),
         Message::WakeSupervisorAt(id, at) => format!("{id} wakes at {}", at.0),
-        Message::Retire(id) => format!("{id} retires"),
+        Message::Retire { slot, .. } => format!("{slot} retires"),
     }
 }
 
@@ -91,13 +94,14 @@ fn lifecycle(input: &Input) -> String {
     match input {
         Input::Create { plan, warm } => format!("create for request {}, warm {warm}", plan.ticket.0),
         Input::Adopt { activated, .. } => format!("adopt, activated {activated}"),
-        Input::Bury { tombstone } => format!("bury, tombstone {}", tombstone.is_some()),
+        Input::Bury { duty } => format!("bury, tombstone {}", duty.is_some()),
         Input::Applied { change } => match change {
             Change::Place(decided) => format!("place is {}", outcome(decided)),
             Change::Wanted(decided) => format!("wish is {}", outcome(decided)),
             Change::Destroy(decided) => format!("destroy is {}", outcome(decided)),
             Change::CreateFailed(decided) => format!("failure is {}", outcome(decided)),
             Change::Removed(decided) => format!("removal is {}", outcome(decided)),
+            Change::Outdated => "outdated".to_owned(),
         },
         Input::ProposalDropped => "its proposal was dropped".to_owned(),
         Input::Step(kind, ended) => format!("{kind:?} {}", result(ended)),

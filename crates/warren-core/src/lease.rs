@@ -19,6 +19,9 @@ pub const LEASE_MS: u64 = 4_000;
 /// Milliseconds after the last heartbeat received until a node is declared lost.
 pub const LOST_AFTER_MS: u64 = 6_000;
 
+/// What the leader waits longer than a lease lasts. It does so for an announced restart too.
+pub const MARGIN_MS: u64 = LOST_AFTER_MS - LEASE_MS;
+
 /// Heartbeats under way whose time of sending is remembered; older ones win nothing any more.
 const UNDER_WAY_MAX: usize = 8;
 
@@ -48,6 +51,12 @@ impl Holder {
             // What was sent before it can win no longer lease.
             self.sent = self.sent.split_off(&number);
         }
+    }
+
+    /// The map has taken in that this life restarts, as it was first proposed at `sent_ms`: the lease goes on without
+    /// heartbeats for as long as was asked for.
+    pub fn restarts(&mut self, sent_ms: u64, for_ms: u64) {
+        self.until_ms = self.until_ms.max(sent_ms.saturating_add(for_ms));
     }
 
     /// When the lease runs out.
@@ -89,8 +98,21 @@ impl Granter {
         self.heard.insert(host.clone(), (incarnation, now_ms));
     }
 
+    /// A node has announced a restart, and this leader has just applied that: its time counts from here.
+    pub fn restarts(&mut self, now_ms: u64, host: &HostId, incarnation: Incarnation) {
+        self.heard(now_ms, host, incarnation);
+    }
+
+    /// Whether this life of a node was heard within the time of a lease.
+    #[must_use]
+    pub fn hears(&self, now_ms: u64, host: &HostId, incarnation: Incarnation) -> bool {
+        let lately =
+            |(life, heard_ms): &(Incarnation, u64)| *life >= incarnation && now_ms < heard_ms.saturating_add(LEASE_MS);
+        self.elected_ms.is_some() && self.heard.get(host).is_some_and(lately)
+    }
+
     /// Which of these nodes, each in its life that the map knows, are to be declared lost. A node that
-    /// said it restarts has until then.
+    /// said it restarts for so many milliseconds has that and the usual margin.
     #[must_use]
     pub fn lost<'a>(
         &self,
@@ -107,7 +129,8 @@ impl Granter {
                 _ => elected_ms,
             };
             let from_ms = heard_ms.max(elected_ms);
-            now_ms >= from_ms.saturating_add(LOST_AFTER_MS.max(grace_ms.unwrap_or(0)))
+            let grace_ms = grace_ms.map_or(0, |grace_ms| grace_ms.saturating_add(MARGIN_MS));
+            now_ms >= from_ms.saturating_add(LOST_AFTER_MS.max(grace_ms))
         };
         nodes
             .filter(|(host, incarnation, grace_ms)| late(host, *incarnation, *grace_ms))
@@ -162,9 +185,59 @@ mod tests {
     fn a_restart_that_was_announced_has_its_grace() {
         let mut granter = Granter::default();
         granter.elected(0);
-        granter.heard(1_000, &HostId::new("a"), Incarnation(2));
-        assert!(!lost(&granter, 60_000, Some(60_000)));
-        assert!(lost(&granter, 61_000, Some(60_000)));
+        granter.restarts(1_000, &HostId::new("a"), Incarnation(2));
+        assert!(!lost(&granter, 62_999, Some(60_000)));
+        assert!(lost(&granter, 63_000, Some(60_000)));
+        // A new leader counts it from its own election.
+        granter.elected(40_000);
+        assert!(!lost(&granter, 101_999, Some(60_000)) && lost(&granter, 102_000, Some(60_000)));
+        // One that is shorter than silence may be takes nothing away.
+        assert!(!lost(&granter, 45_999, Some(1_000)) && lost(&granter, 46_000, Some(1_000)));
+    }
+
+    #[test]
+    fn an_announced_restart_has_run_out_before_its_node_is_lost() {
+        let for_ms = 20_000;
+        for travel in [0, 1, 3_999, 30_000] {
+            let (sent, applied) = (5_000, 5_000 + travel);
+            let mut holder = Holder::default();
+            let beat = holder.send(sent - 500);
+            holder.acknowledged(beat);
+            holder.restarts(sent, for_ms);
+            assert_eq!(holder.until_ms(), sent + for_ms);
+            let mut same = Granter::default();
+            same.elected(0);
+            same.restarts(applied, &HostId::new("a"), Incarnation(2));
+            let mut next = Granter::default();
+            next.elected(applied + 1);
+            for now in (applied..applied + 2 * for_ms).step_by(250) {
+                let declared = lost(&same, now, Some(for_ms)) || lost(&next, now, Some(for_ms));
+                assert!(!(declared && holder.lives(now)), "applied {applied}, at {now}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_short_restart_shortens_no_lease() {
+        let mut holder = Holder::default();
+        let beat = holder.send(1_000);
+        holder.acknowledged(beat);
+        holder.restarts(1_500, 1_000);
+        assert_eq!(holder.until_ms(), 1_000 + LEASE_MS);
+    }
+
+    #[test]
+    fn who_was_heard_lately_is_there() {
+        let (host, mut granter) = (HostId::new("a"), Granter::default());
+        let hears = |granter: &Granter, now_ms| granter.hears(now_ms, &host, Incarnation(2));
+        granter.heard(500, &host, Incarnation(2));
+        assert!(!hears(&granter, 600), "who does not lead grants nothing");
+        granter.elected(1_000);
+        assert!(!hears(&granter, 1_000), "nobody was heard yet");
+        granter.heard(1_500, &host, Incarnation(2));
+        assert!(hears(&granter, 5_499) && !hears(&granter, 5_500));
+        granter.heard(6_000, &host, Incarnation(1));
+        assert!(!hears(&granter, 6_000), "an earlier life says nothing of this one");
     }
 
     #[test]

@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 
 use types::spec::SlotShape;
-use types::{Generation, HostId, SandboxId};
+use types::{HostId, SandboxId};
 
+use crate::lifecycle::Duty;
 use crate::placement::{Placement, Record};
 use crate::step::AgentState;
 
@@ -25,8 +26,8 @@ pub struct Found {
 pub enum Verdict {
     /// It is a sandbox of this node: go on with it.
     Adopt {
-        /// Which.
-        id: SandboxId,
+        /// Its container.
+        slot: SandboxId,
         /// What the map says.
         record: Box<Record>,
         /// It was activated before.
@@ -36,10 +37,10 @@ pub enum Verdict {
     Pool(SandboxId),
     /// It was destroyed, or was prepared and never placed: kill and remove it.
     Bury {
-        /// Which.
-        id: SandboxId,
-        /// Its generation, where the map still has its tombstone.
-        tombstone: Option<Generation>,
+        /// Its container.
+        slot: SandboxId,
+        /// What the map waits for; none where it knows nothing of it.
+        duty: Option<Duty>,
     },
 }
 
@@ -56,19 +57,24 @@ pub fn reconcile(
     pool: Option<&SlotShape>,
 ) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
-    for record in map.newest_first().filter(|record| record.place.owner == *me) {
-        let id = record.place.id;
-        verdicts.push(Verdict::Adopt { id, record: Box::new(record.clone()), activated: activated.contains(&id) });
+    let mut spoken_for = BTreeSet::new();
+    for record in map.newest_first().filter(|record| record.place.owner == *me && record.failure.is_none()) {
+        let slot = record.place.slot;
+        spoken_for.insert(slot);
+        verdicts.push(Verdict::Adopt { slot, record: Box::new(record.clone()), activated: activated.contains(&slot) });
     }
-    let mut buried = BTreeSet::new();
     for (id, tombstone) in map.tombstones().filter(|(_, tombstone)| tombstone.owner == *me) {
-        buried.insert(*id);
-        verdicts.push(Verdict::Bury { id: *id, tombstone: Some(tombstone.generation) });
+        spoken_for.insert(tombstone.slot);
+        let duty = Duty { sandbox: *id, generation: tombstone.generation };
+        verdicts.push(Verdict::Bury { slot: tombstone.slot, duty: Some(duty) });
+    }
+    for (sandbox, generation, holder) in map.remains().filter(|(.., holder)| holder.owner == *me) {
+        spoken_for.insert(holder.slot);
+        verdicts.push(Verdict::Bury { slot: holder.slot, duty: Some(Duty { sandbox, generation }) });
     }
     for container in found {
         let id = container.slot;
-        let placed_here = map.get(&id).is_some_and(|record| record.place.owner == *me);
-        if placed_here || buried.contains(&id) {
+        if spoken_for.contains(&id) {
             continue;
         }
         // Only an agent that says so itself is pristine: everything else may have run user code or
@@ -77,7 +83,7 @@ pub fn reconcile(
         if pristine && pool.is_some() && container.shape.as_ref() == pool {
             verdicts.push(Verdict::Pool(id));
         } else {
-            verdicts.push(Verdict::Bury { id, tombstone: None });
+            verdicts.push(Verdict::Bury { slot: id, duty: None });
         }
     }
     verdicts
@@ -93,7 +99,7 @@ pub fn strays(
     known: &BTreeSet<SandboxId>,
     seen_before: &BTreeSet<SandboxId>,
 ) -> (Vec<SandboxId>, BTreeSet<SandboxId>) {
-    let now: BTreeSet<_> = found.difference(known).copied().filter(|id| map.get(id).is_none()).collect();
+    let now: BTreeSet<_> = found.difference(known).copied().filter(|slot| map.in_slot(slot).is_none()).collect();
     let bury = now.intersection(seen_before).copied().collect();
     (bury, now)
 }

@@ -3,8 +3,8 @@
 
 use types::{ErrorCode, HostId, Resources, SandboxId, Timestamp, WarrenError};
 
-use crate::lifecycle::{self, Answer, Change, Observed, Ticket};
-use crate::placement::{Command, Kind, Outcome};
+use crate::lifecycle::{self, Answer, Change, Duty, Observed, Ticket};
+use crate::placement::{Command, Holder, Kind, Outcome, Placement};
 use crate::reconcile::Verdict;
 use crate::step::{Step, StepKind, StepResult};
 use crate::warm_pool;
@@ -23,7 +23,7 @@ pub enum Requester {
 pub enum Message {
     /// To the warm pool.
     Pool(warm_pool::Input),
-    /// To the supervisor of a sandbox; one is begun where there is none.
+    /// To the supervisor of a sandbox, which bears its slot's name; one is begun where there is none.
     Supervisor(SandboxId, lifecycle::Input),
     /// To consensus. A dropped proposal comes back through [`dropped`].
     Propose(Command),
@@ -46,8 +46,13 @@ pub enum Message {
     WakePoolAt(Timestamp),
     /// Wake a supervisor at this time, whatever other times it has asked for.
     WakeSupervisorAt(SandboxId, Timestamp),
-    /// Drop a supervisor; nothing is left of its sandbox here.
-    Retire(SandboxId),
+    /// Drop the supervisor of a slot; nothing is left of its sandbox here.
+    Retire {
+        /// The slot.
+        slot: SandboxId,
+        /// The sandbox that it was.
+        sandbox: SandboxId,
+    },
 }
 
 /// Where an output of the warm pool goes.
@@ -69,16 +74,16 @@ fn make(slot: SandboxId, shape: types::spec::SlotShape, resources: Resources) ->
 
 /// Where an output of a sandbox's machine goes.
 #[must_use]
-pub fn from_lifecycle(now: Timestamp, id: SandboxId, output: lifecycle::Output) -> Message {
+pub fn from_lifecycle(now: Timestamp, slot: SandboxId, output: lifecycle::Output) -> Message {
     match output {
         lifecycle::Output::Propose(kind) => Message::Propose(Command { time: now, kind }),
-        lifecycle::Output::Run(step) => Message::Run { requester: Requester::Supervisor, slot: id, step },
+        lifecycle::Output::Run(step) => Message::Run { requester: Requester::Supervisor, slot, step },
         lifecycle::Output::Answer(ticket, answer) => Message::Answer(ticket, answer),
-        lifecycle::Output::Observe(observed) => Message::Observe(id, observed),
-        lifecycle::Output::WakeAt(at) => Message::WakeSupervisorAt(id, at),
-        lifecycle::Output::Finished => Message::Retire(id),
+        lifecycle::Output::Observe(sandbox, observed) => Message::Observe(sandbox, observed),
+        lifecycle::Output::WakeAt(at) => Message::WakeSupervisorAt(slot, at),
+        lifecycle::Output::Finished(sandbox) => Message::Retire { slot, sandbox },
         #[cfg(feature = "planted-bugs")]
-        lifecycle::Output::ReturnToPool => Message::Pool(warm_pool::Input::Adopted(id)),
+        lifecycle::Output::ReturnToPool => Message::Pool(warm_pool::Input::Adopted(slot)),
     }
 }
 
@@ -92,42 +97,78 @@ pub fn step_ended(requester: Requester, slot: SandboxId, kind: StepKind, result:
     }
 }
 
-/// Where an applied command goes on node `me`: to the supervisor of the sandbox that it is about, if
-/// that is or was this node's.
+/// Where an applied command goes on node `me`: to the supervisors whose containers it is about.
 ///
-/// `owner` is who owned the sandbox before or after the command, whichever is known.
+/// `before` is whose container it was about before it was applied ([`Placement::holder`]).
 #[must_use]
-pub fn applied(me: &HostId, owner: Option<&HostId>, command: &Command, outcome: &Outcome) -> Option<Message> {
-    let id = command.kind.sandbox()?;
-    let change = match &command.kind {
-        Kind::NodeUp { .. } | Kind::Join { .. } | Kind::NodeLost { .. } => return None,
+pub fn applied(me: &HostId, before: Option<&Holder>, command: &Command, outcome: &Outcome) -> Vec<Message> {
+    let mine = before.filter(|holder| holder.owner == *me).map(|holder| holder.slot);
+    let message = |slot, change| Message::Supervisor(slot, lifecycle::Input::Applied { change });
+    let outcome = || outcome.clone();
+    match &command.kind {
+        Kind::NodeUp { .. } | Kind::Join { .. } | Kind::NodeLost { .. } | Kind::NodeRestarting { .. } => Vec::new(),
         // A placement concerns its proposer even when another one won.
-        Kind::Place(place) if place.owner == *me => Change::Place(outcome.clone()),
-        Kind::Place(_) => return None,
-        _ if owner != Some(me) => return None,
-        Kind::SetWanted { .. } => Change::Wanted(outcome.clone()),
-        Kind::Destroy { .. } => Change::Destroy(outcome.clone()),
-        Kind::CreateFailed { .. } => Change::CreateFailed(outcome.clone()),
-        Kind::Removed { .. } => Change::Removed(outcome.clone()),
-    };
-    Some(Message::Supervisor(id, lifecycle::Input::Applied { change }))
+        Kind::Place(_) => mine.map(|slot| message(slot, Change::Place(outcome()))).into_iter().collect(),
+        Kind::Move(moved) => {
+            let outdated = mine
+                .filter(|slot| matches!(outcome(), Outcome::Placed { .. }) && *slot != moved.slot)
+                .map(|slot| message(slot, Change::Outdated));
+            let proposer = (moved.owner == *me).then(|| message(moved.slot, Change::Place(outcome())));
+            outdated.into_iter().chain(proposer).collect()
+        }
+        Kind::Fail { .. } => mine
+            .filter(|_| outcome() == Outcome::InError)
+            .map(|slot| message(slot, Change::Outdated))
+            .into_iter()
+            .collect(),
+        Kind::SetWanted { .. } => mine.map(|slot| message(slot, Change::Wanted(outcome()))).into_iter().collect(),
+        Kind::Destroy { .. } => mine.map(|slot| message(slot, Change::Destroy(outcome()))).into_iter().collect(),
+        Kind::CreateFailed { .. } => {
+            mine.map(|slot| message(slot, Change::CreateFailed(outcome()))).into_iter().collect()
+        }
+        Kind::Removed { .. } => mine.map(|slot| message(slot, Change::Removed(outcome()))).into_iter().collect(),
+    }
 }
 
 /// Where the news of a proposal goes that surely did not enter the log.
+///
+/// `holder` is whose container it was about ([`Placement::holder`]).
 #[must_use]
-pub fn dropped(command: &Command) -> Option<Message> {
-    command.kind.sandbox().map(|id| Message::Supervisor(id, lifecycle::Input::ProposalDropped))
+pub fn dropped(holder: Option<&Holder>, command: &Command) -> Option<Message> {
+    let slot = match &command.kind {
+        Kind::Move(moved) => moved.slot,
+        _ => holder?.slot,
+    };
+    Some(Message::Supervisor(slot, lifecycle::Input::ProposalDropped))
+}
+
+/// What a node owes to a map that it was given as a whole, or that it looks through again: what it supervises and
+/// the map has let go of, and what the map waits for and nobody here works on.
+#[must_use]
+pub fn owed(map: &Placement, me: &HostId) -> Vec<Message> {
+    let tombstones = map
+        .tombstones()
+        .filter(|(_, tombstone)| tombstone.owner == *me)
+        .map(|(id, tombstone)| (tombstone.slot, Duty { sandbox: *id, generation: tombstone.generation }));
+    let remains = map
+        .remains()
+        .filter(|(.., holder)| holder.owner == *me)
+        .map(|(sandbox, generation, holder)| (holder.slot, Duty { sandbox, generation }));
+    tombstones
+        .chain(remains)
+        .map(|(slot, duty)| Message::Supervisor(slot, lifecycle::Input::Bury { duty: Some(duty) }))
+        .collect()
 }
 
 /// Where a verdict on something that was found at start goes.
 #[must_use]
 pub fn from_verdict(verdict: Verdict) -> Message {
     match verdict {
-        Verdict::Adopt { id, record, activated } => {
-            Message::Supervisor(id, lifecycle::Input::Adopt { record, activated })
+        Verdict::Adopt { slot, record, activated } => {
+            Message::Supervisor(slot, lifecycle::Input::Adopt { record, activated })
         }
         Verdict::Pool(slot) => Message::Pool(warm_pool::Input::Adopted(slot)),
-        Verdict::Bury { id, tombstone } => Message::Supervisor(id, lifecycle::Input::Bury { tombstone }),
+        Verdict::Bury { slot, duty } => Message::Supervisor(slot, lifecycle::Input::Bury { duty }),
     }
 }
 
@@ -153,10 +194,10 @@ pub fn undelivered(id: SandboxId, input: &lifecycle::Input) -> Option<Message> {
     Some(Message::Answer(*ticket, answer))
 }
 
-/// Where somebody waits whose key made `winner` before.
+/// Where somebody waits whose key made the sandbox in this slot before.
 #[must_use]
-pub fn join(winner: SandboxId, ticket: Ticket) -> Message {
-    Message::Supervisor(winner, lifecycle::Input::Join(ticket))
+pub fn join(slot: SandboxId, ticket: Ticket) -> Message {
+    Message::Supervisor(slot, lifecycle::Input::Join(ticket))
 }
 
 /// Where the news goes that a container's first process ended. Whether the pool or a supervisor has it

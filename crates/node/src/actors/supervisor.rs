@@ -16,15 +16,15 @@ pub struct SupervisorInput(pub Input);
 
 /// The actor. It ends when the hub lets go of its address.
 pub struct Supervisor {
-    id: SandboxId,
+    slot: SandboxId,
     core: Lifecycle,
     hub: Rc<Hub>,
 }
 
 impl Supervisor {
-    /// A supervisor for a sandbox to which nothing has happened yet.
-    pub fn new(id: SandboxId, hub: Rc<Hub>) -> Self {
-        Self { id, core: Lifecycle::new(id), hub }
+    /// A supervisor for what is in this slot, to which nothing has happened yet.
+    pub fn new(slot: SandboxId, hub: Rc<Hub>) -> Self {
+        Self { slot, core: Lifecycle::new(slot), hub }
     }
 }
 
@@ -38,7 +38,7 @@ impl Handler<SupervisorInput> for Supervisor {
     fn handle(&mut self, SupervisorInput(input): SupervisorInput, _: &mut Self::Context) {
         let now = now();
         for output in self.core.handle(now, input) {
-            self.hub.deliver(wiring::from_lifecycle(now, self.id, output));
+            self.hub.deliver(wiring::from_lifecycle(now, self.slot, output));
         }
     }
 }

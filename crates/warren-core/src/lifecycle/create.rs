@@ -5,7 +5,7 @@ use types::{ErrorCode, Generation, Status, Timestamp, WarrenError};
 
 use super::machine::{Lifecycle, Stage};
 use super::{Answer, CREATE_MS_MAX, CreatePlan, MAKES_MAX, Output, PROPOSE_AGAIN_MS, Ticket};
-use crate::placement::{Failure, Kind, Outcome, Place};
+use crate::placement::{Failure, Kind, Move, Outcome, Place};
 use crate::step::{Step, StepKind, StepResult};
 
 /// A create under way.
@@ -21,6 +21,11 @@ pub(super) struct Creating {
     prepared: bool,
     /// Times the slot was made for this create.
     makes: u32,
+    /// It is placed again: that is proposed only once the slot is prepared, so that a slot which fails
+    /// has moved nothing.
+    again: bool,
+    /// It has been prepared, and so proposed where it is placed again.
+    prepared_once: bool,
     /// The slot failed for good.
     failed: Option<WarrenError>,
     deadline: Timestamp,
@@ -31,23 +36,36 @@ impl Creating {
     pub(super) fn failure(&self) -> Option<WarrenError> {
         self.failed.clone()
     }
+
+    fn proposal(&self) -> Output {
+        Output::Propose(if self.again {
+            let Place { id, slot, owner, incarnation, generation, .. } = self.place.clone();
+            Kind::Move(Move { id, slot, owner, incarnation, generation })
+        } else {
+            Kind::Place(Box::new(self.place.clone()))
+        })
+    }
 }
 
 impl Lifecycle {
     pub(super) fn begin_create(&mut self, now: Timestamp, plan: CreatePlan, warm: bool, out: &mut Vec<Output>) {
+        self.id = plan.again.map_or(self.slot, |again| again.id);
         let place = Place {
             id: self.id,
-            slot: self.id,
+            slot: self.slot,
             owner: plan.owner,
             incarnation: plan.incarnation,
-            generation: Generation(1),
+            generation: plan.again.map_or(Generation(1), |again| again.generation),
             spec: plan.spec,
             sealed_env: plan.sealed_env,
             expires_at: plan.expires_at,
             key: plan.key,
         };
-        out.push(Output::Propose(Kind::Place(Box::new(place.clone()))));
-        let creating = self.creating(now, place, vec![plan.ticket], false);
+        let mut creating = self.creating(now, place, vec![plan.ticket], false);
+        creating.again = plan.again.is_some();
+        if !creating.again {
+            out.push(creating.proposal());
+        }
         self.bring_up(creating, warm, out);
         self.wake_by(now, CREATE_MS_MAX, out);
     }
@@ -68,6 +86,8 @@ impl Lifecycle {
             dropped: false,
             prepared: false,
             makes: 0,
+            again: false,
+            prepared_once: false,
             failed: None,
             deadline: now.checked_add_ms(CREATE_MS_MAX).unwrap_or(now),
         }
@@ -108,9 +128,11 @@ impl Lifecycle {
                     creating.makes += 1;
                     Some(Self::make(&creating.place))
                 } else {
-                    creating.failed = Some(error);
+                    creating.failed = Some(error.clone());
                     if creating.placed {
                         self.propose_failure(out);
+                    } else if creating.again && !creating.prepared_once {
+                        self.give_up(Err(error), out);
                     }
                     None
                 }
@@ -118,6 +140,9 @@ impl Lifecycle {
             (StepKind::Make, _) => Some(Step::Prepare(Self::charge(&creating.place))),
             (StepKind::Prepare, _) => {
                 creating.prepared = true;
+                if creating.again && !std::mem::replace(&mut creating.prepared_once, true) {
+                    out.push(creating.proposal());
+                }
                 creating.placed.then(|| Self::activate(&creating.place))
             }
             _ => {
@@ -172,7 +197,7 @@ impl Lifecycle {
         #[cfg(feature = "planted-bugs")]
         if self.bug_reuses_prepared && creating.prepared && self.running.is_none() {
             out.push(Output::ReturnToPool);
-            out.push(Output::Finished);
+            out.push(Output::Finished(self.id));
             return;
         }
         self.bury(creating.place.generation, false, out);
@@ -184,8 +209,12 @@ impl Lifecycle {
         };
         if let Some(error) = &creating.failed {
             let failure = Failure::from(error);
-            let generation = creating.place.generation;
-            out.push(Output::Propose(Kind::CreateFailed { id: self.id, generation, failure }));
+            let (id, generation) = (self.id, creating.place.generation);
+            out.push(Output::Propose(if creating.again {
+                Kind::Fail { id, generation, failure, only_if_lost: false }
+            } else {
+                Kind::CreateFailed { id, generation, failure }
+            }));
         }
     }
 
@@ -208,7 +237,7 @@ impl Lifecycle {
                 let error = WarrenError::new(ErrorCode::NoQuorum, "the cluster has no leader to record this sandbox");
                 self.give_up(Err(error), out);
             } else {
-                out.push(Output::Propose(Kind::Place(Box::new(creating.place.clone()))));
+                out.push(creating.proposal());
             }
             return;
         }

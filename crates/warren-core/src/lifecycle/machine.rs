@@ -6,7 +6,7 @@ use types::{ErrorCode, Generation, SandboxId, Status, Timestamp, WarrenError};
 
 use super::create::Creating;
 use super::{
-    Answer, Change, EXAMINE_AGAIN_MS, Input, Observed, Output, REMOVE_AGAIN_MS_MAX, REMOVE_AGAIN_MS_MIN, Ticket,
+    Answer, Change, Duty, EXAMINE_AGAIN_MS, Input, Observed, Output, REMOVE_AGAIN_MS_MAX, REMOVE_AGAIN_MS_MIN, Ticket,
 };
 use crate::placement::{DestroyReason, Kind, Outcome, Place, Record, Wanted};
 use crate::step::{AgentState, Charge, Examined, Step, StepKind, StepResult};
@@ -14,6 +14,9 @@ use crate::step::{AgentState, Charge, Examined, Step, StepKind, StepResult};
 /// One sandbox on its owner.
 #[derive(Debug)]
 pub struct Lifecycle {
+    /// Its container.
+    pub(super) slot: SandboxId,
+    /// The sandbox; another name than `slot` only where it was placed again.
     pub(super) id: SandboxId,
     pub(super) stage: Stage,
     /// The step under way; the next one waits for its result.
@@ -55,11 +58,12 @@ pub(super) enum Stage {
 }
 
 impl Lifecycle {
-    /// A machine to which nothing has happened yet.
+    /// A machine for what is in this container, to which nothing has happened yet.
     #[must_use]
-    pub fn new(id: SandboxId) -> Self {
+    pub fn new(slot: SandboxId) -> Self {
         Self {
-            id,
+            slot,
+            id: slot,
             stage: Stage::Idle,
             running: None,
             waiting_destroy: Vec::new(),
@@ -77,9 +81,7 @@ impl Lifecycle {
         match input {
             Input::Create { plan, warm } => self.begin_create(now, *plan, warm, &mut out),
             Input::Adopt { record, activated } => self.adopt(now, *record, activated, &mut out),
-            Input::Bury { tombstone } => {
-                self.bury(tombstone.unwrap_or_default(), tombstone.is_some(), &mut out);
-            }
+            Input::Bury { duty } => self.take_up_burial(duty, &mut out),
             Input::Applied { change } => self.applied(now, change, &mut out),
             Input::ProposalDropped => self.create_proposal_dropped(now, &mut out),
             Input::Step(kind, result) => self.step_ended(now, kind, result, &mut out),
@@ -112,12 +114,17 @@ impl Lifecycle {
         let observed = Observed { status, why, generation };
         if self.shown.as_ref() != Some(&observed) {
             self.shown = Some(observed.clone());
-            out.push(Output::Observe(observed));
+            out.push(Output::Observe(self.id, observed));
         }
     }
 
     pub(super) fn charge(place: &Place) -> Charge {
-        Charge { generation: place.generation, digest: place.digest(), resources: place.spec.resources }
+        Charge {
+            generation: place.generation,
+            digest: place.digest(),
+            resources: place.spec.resources,
+            leased: place.is_leased(),
+        }
     }
 
     pub(super) fn activate(place: &Place) -> Step {
@@ -150,6 +157,7 @@ impl Lifecycle {
 
     fn adopt(&mut self, now: Timestamp, record: Record, activated: bool, out: &mut Vec<Output>) {
         let Record { place, wanted, .. } = record;
+        self.id = place.id;
         if !activated {
             // Its create was cut off before any code of the user's could run: finish it from the spec.
             self.finish_create(now, place, out);
@@ -229,7 +237,12 @@ impl Lifecycle {
         match change {
             Change::Place(outcome) => self.placed(outcome, out),
             Change::Wanted(outcome) => self.wanted(&outcome, out),
-            Change::Destroy(Outcome::Destroyed) | Change::CreateFailed(Outcome::Failed) => self.buried(out),
+            Change::Destroy(Outcome::Destroyed) | Change::CreateFailed(Outcome::Failed) => {
+                self.buried(ErrorCode::Gone, "the sandbox was deleted meanwhile", out);
+            }
+            Change::Outdated => {
+                self.buried(ErrorCode::Interrupted, "the sandbox is another node's by now, or in error", out);
+            }
             Change::Destroy(Outcome::Kept { expires_at }) => self.kept(now, expires_at, out),
             Change::Destroy(_) => {
                 // It was not there: whoever waits has what they wanted.
@@ -240,7 +253,7 @@ impl Lifecycle {
             Change::Removed(_) => {
                 if matches!(self.stage, Stage::Reporting { .. }) {
                     self.stage = Stage::Idle;
-                    out.push(Output::Finished);
+                    out.push(Output::Finished(self.id));
                 }
             }
             Change::CreateFailed(_) => {}
@@ -248,8 +261,8 @@ impl Lifecycle {
     }
 
     /// The map has let go of it: kill, then remove, then report.
-    fn buried(&mut self, out: &mut Vec<Output>) {
-        let gone = || WarrenError::new(ErrorCode::Gone, "the sandbox was deleted meanwhile");
+    fn buried(&mut self, code: ErrorCode, why: &str, out: &mut Vec<Output>) {
+        let gone = || WarrenError::new(code, why);
         let generation = match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Creating(creating) => {
                 let error = creating.failure().unwrap_or_else(gone);
@@ -270,12 +283,34 @@ impl Lifecycle {
                 place.generation
             }
             Stage::Up(place) | Stage::Down(place, _) => place.generation,
-            already @ (Stage::Killing { .. } | Stage::Removing { .. } | Stage::Reporting { .. } | Stage::Idle) => {
+            Stage::Killing { generation, .. } => {
+                self.stage = Stage::Killing { generation, report: true };
+                return;
+            }
+            Stage::Removing { generation, failures, .. } => {
+                self.stage = Stage::Removing { generation, report: true, failures };
+                return;
+            }
+            already @ (Stage::Reporting { .. } | Stage::Idle) => {
                 self.stage = already;
                 return;
             }
         };
         self.bury(generation, true, out);
+    }
+
+    /// An earlier life left it, or the map says so of what is under way here already.
+    fn take_up_burial(&mut self, duty: Option<Duty>, out: &mut Vec<Output>) {
+        match (&self.stage, duty) {
+            (Stage::Idle, duty) => {
+                self.id = duty.map_or(self.slot, |duty| duty.sandbox);
+                let generation = duty.map(|duty| duty.generation);
+                self.bury(generation.unwrap_or_default(), generation.is_some(), out);
+            }
+            (_, Some(_)) => self.buried(ErrorCode::Interrupted, "the sandbox is another node's by now", out),
+            // Whatever it is, it is known here.
+            (_, None) => {}
+        }
     }
 
     /// Kills and removes; `report` says whether the map has a tombstone to clear afterwards.
@@ -343,7 +378,7 @@ impl Lifecycle {
                     out.push(Output::Propose(Kind::Removed { id: self.id, generation }));
                 } else {
                     self.stage = Stage::Idle;
-                    out.push(Output::Finished);
+                    out.push(Output::Finished(self.id));
                 }
             }
             Stage::Idle | Stage::Up(_) | Stage::Down(..) | Stage::Reporting { .. } => {

@@ -59,6 +59,26 @@ pub struct CreatePlan {
     pub expires_at: Option<Timestamp>,
     /// Makes a retry safe.
     pub key: Option<IdempotencyKey>,
+    /// The sandbox that is placed again; none for a new one, which takes its slot's name.
+    pub again: Option<Again>,
+}
+
+/// A sandbox that is placed again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Again {
+    /// Which.
+    pub id: SandboxId,
+    /// The generation that begins.
+    pub generation: Generation,
+}
+
+/// What a container belongs to whose removal the map waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Duty {
+    /// The sandbox.
+    pub sandbox: SandboxId,
+    /// The generation that it carries.
+    pub generation: Generation,
 }
 
 /// What happens to one sandbox.
@@ -80,8 +100,8 @@ pub enum Input {
     },
     /// An earlier life of this node left something that is no sandbox any more.
     Bury {
-        /// Its generation, where the map still has its tombstone.
-        tombstone: Option<Generation>,
+        /// What the map waits for; none where it knows nothing of it.
+        duty: Option<Duty>,
     },
     /// A command about this sandbox was applied.
     Applied {
@@ -120,6 +140,8 @@ pub enum Change {
     Destroy(Outcome),
     /// What became of a failed create's record.
     CreateFailed(Outcome),
+    /// It is another owner's, or in error: what is here is out of date.
+    Outdated,
     /// What became of the report that nothing is left.
     Removed(Outcome),
 }
@@ -133,12 +155,12 @@ pub enum Output {
     Run(Step),
     /// Answer somebody who waits.
     Answer(Ticket, Result<Answer, WarrenError>),
-    /// Show this to those who ask.
-    Observe(Observed),
+    /// Show this of a sandbox to those who ask.
+    Observe(SandboxId, Observed),
     /// Call again at this time. Each of these is a call of its own: a later one replaces no earlier one.
     WakeAt(Timestamp),
-    /// Nothing is left to do; the machine can be dropped.
-    Finished,
+    /// Nothing is left to do for this sandbox; the machine can be dropped.
+    Finished(SandboxId),
     /// Planted bugs only: give the slot back to the pool.
     #[cfg(feature = "planted-bugs")]
     ReturnToPool,

@@ -36,6 +36,8 @@ pub enum Kind {
         peer_address: String,
         /// Where clients find it.
         http_address: String,
+        /// The newest replicated command that it knows; 0 where it did not say.
+        commands: u32,
     },
     /// A node has not been heard for too long.
     NodeLost {
@@ -43,9 +45,33 @@ pub enum Kind {
         host: HostId,
         /// In which of its lives.
         incarnation: Incarnation,
+        /// It had announced a restart, and that took too long as well.
+        restarting: bool,
+    },
+    /// A node ends in order and means to be back soon.
+    NodeRestarting {
+        /// Which node.
+        host: HostId,
+        /// In which of its lives.
+        incarnation: Incarnation,
+        /// Milliseconds for which it is not to be missed, from the leader's apply on.
+        for_ms: u64,
     },
     /// A sandbox is given to an owner.
     Place(Box<Place>),
+    /// A sandbox whose owner is lost is given to another one, in the next generation.
+    Move(Move),
+    /// It is shown in error from here on; whatever carries its present generation is to be removed.
+    Fail {
+        /// Which sandbox.
+        id: SandboxId,
+        /// The generation that was seen.
+        generation: Generation,
+        /// Why.
+        failure: Failure,
+        /// Only while its owner counts as lost: an owner that is back has it.
+        only_if_lost: bool,
+    },
     /// Its user wants it stopped or running.
     SetWanted {
         /// Which sandbox.
@@ -85,19 +111,39 @@ impl Kind {
     #[must_use]
     pub fn sandbox(&self) -> Option<SandboxId> {
         match self {
-            Self::NodeUp { .. } | Self::Join { .. } | Self::NodeLost { .. } => None,
+            Self::NodeUp { .. } | Self::Join { .. } | Self::NodeLost { .. } | Self::NodeRestarting { .. } => None,
             Self::Place(place) => Some(place.id),
-            Self::SetWanted { id, .. }
+            Self::Move(moved) => Some(moved.id),
+            Self::Fail { id, .. }
+            | Self::SetWanted { id, .. }
             | Self::Destroy { id, .. }
             | Self::Removed { id, .. }
             | Self::CreateFailed { id, .. } => Some(*id),
+        }
+    }
+
+    /// The number of the first version that knows it.
+    #[must_use]
+    pub fn since(&self) -> u32 {
+        match self {
+            Self::NodeUp { .. }
+            | Self::Place(_)
+            | Self::SetWanted { .. }
+            | Self::Destroy { .. }
+            | Self::Removed { .. }
+            | Self::CreateFailed { .. } => 1,
+            Self::Join { .. } | Self::NodeLost { .. } => 2,
+            Self::NodeRestarting { .. } | Self::Move(_) | Self::Fail { .. } => 3,
         }
     }
 }
 
 /// The newest replicated command that this version knows. None that is newer is proposed before every
 /// member says that it knows it.
-pub const COMMANDS_KNOWN: u32 = 2;
+pub const COMMANDS_KNOWN: u32 = 3;
+
+/// The newest replicated command that members knew before they said what they know.
+pub const COMMANDS_UNGATED: u32 = 2;
 
 /// Where a node is found, and what it knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -133,6 +179,21 @@ pub struct Place {
     pub expires_at: Option<Timestamp>,
     /// Makes a retry safe.
     pub key: Option<IdempotencyKey>,
+}
+
+/// A sandbox is placed again: its spec, environment and end stay what they are in the map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Move {
+    /// The sandbox.
+    pub id: SandboxId,
+    /// The new owner's slot that becomes it.
+    pub slot: SandboxId,
+    /// The new owner.
+    pub owner: HostId,
+    /// The new owner's life in which this was proposed.
+    pub incarnation: Incarnation,
+    /// The generation that begins: one more than the one that was seen.
+    pub generation: Generation,
 }
 
 impl Place {

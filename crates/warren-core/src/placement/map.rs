@@ -18,6 +18,8 @@ pub struct Record {
     pub created_at: Timestamp,
     /// Index of its first placement: the order of lists.
     pub created_index: u64,
+    /// Why it is in error for good.
+    pub failure: Option<Failure>,
 }
 
 /// What one idempotency key made.
@@ -44,6 +46,15 @@ pub struct Tombstone {
     pub generation: Generation,
 }
 
+/// Who has a sandbox's container, or what is left of it, and under which name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// The node.
+    pub owner: HostId,
+    /// The container.
+    pub slot: SandboxId,
+}
+
 /// One node of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
@@ -53,6 +64,8 @@ pub struct Node {
     pub presence: Presence,
     /// It was not heard for too long in this life.
     pub lost: bool,
+    /// It has ended in order and asked not to be missed for so many milliseconds.
+    pub restarting: Option<u64>,
 }
 
 /// Milliseconds of log-carried time for which an id is remembered after nothing was left of it. A copy
@@ -83,6 +96,10 @@ pub struct Placement {
     /// Keys by their time of use, oldest first, so that forgetting costs only what is forgotten.
     pub(super) keys_by_use: OrdMap<(Timestamp, [u8; 32]), ()>,
     pub(super) tombstones: OrdMap<SandboxId, Tombstone>,
+    /// What sandboxes that live on, or are in error, left on an earlier owner, by their older generation.
+    pub(super) remains: OrdMap<(SandboxId, Generation), Holder>,
+    /// The sandboxes of containers that bear another name; follows from `sandboxes`.
+    pub(super) slots: OrdMap<SandboxId, SandboxId>,
     /// Sandboxes of which nothing is left, for as long as a late copy of their placement may come.
     pub(super) retired: OrdMap<SandboxId, Timestamp>,
     /// The same by the time of their end, oldest first.
@@ -138,6 +155,47 @@ impl Placement {
     pub fn owner(&self, id: &SandboxId) -> Option<&HostId> {
         let placed = self.sandboxes.get(id).map(|record| &record.place.owner);
         placed.or_else(|| self.tombstones.get(id).map(|tombstone| &tombstone.owner))
+    }
+
+    /// Whose container a command about a sandbox is about.
+    #[must_use]
+    pub fn holder(&self, kind: &Kind) -> Option<Holder> {
+        let of_place = |place: &Place| Holder { owner: place.owner.clone(), slot: place.slot };
+        match kind {
+            Kind::Place(place) => return Some(of_place(place)),
+            Kind::Removed { id, generation } => {
+                if let Some(holder) = self.remains.get(&(*id, *generation)) {
+                    return Some(holder.clone());
+                }
+            }
+            _ => {}
+        }
+        let id = kind.sandbox()?;
+        match self.sandboxes.get(&id) {
+            Some(record) => Some(of_place(&record.place)),
+            None => {
+                let tombstone = self.tombstones.get(&id)?;
+                Some(Holder { owner: tombstone.owner.clone(), slot: tombstone.slot })
+            }
+        }
+    }
+
+    /// The sandbox that a container is, where it is one.
+    #[must_use]
+    pub fn in_slot(&self, slot: &SandboxId) -> Option<&Record> {
+        let id = self.slots.get(slot).unwrap_or(slot);
+        self.sandboxes.get(id).filter(|record| record.place.slot == *slot && record.failure.is_none())
+    }
+
+    /// What sandboxes that are placed anew, or in error, left on earlier owners.
+    pub fn remains(&self) -> impl Iterator<Item = (SandboxId, Generation, &Holder)> {
+        self.remains.iter().map(|((id, generation), holder)| (*id, *generation, holder))
+    }
+
+    /// Whether something of a sandbox may still live on an earlier owner.
+    #[must_use]
+    pub fn has_remains(&self, id: &SandboxId) -> bool {
+        self.remains.range((*id, Generation(0))..=(*id, Generation(u64::MAX))).next().is_some()
     }
 
     /// What the sandboxes of one owner are promised.
@@ -198,9 +256,14 @@ impl Placement {
         self.forget_retired();
         match &command.kind {
             Kind::NodeUp { host, incarnation, presence } => self.node_up(host, *incarnation, presence),
-            Kind::Join { host, peer_address, http_address } => self.join(host, peer_address, http_address),
-            Kind::NodeLost { host, incarnation } => self.node_lost(host, *incarnation),
+            Kind::Join { host, peer_address, http_address, commands } => {
+                self.join(host, peer_address, http_address, *commands)
+            }
+            Kind::NodeLost { host, incarnation, restarting } => self.node_lost(host, *incarnation, *restarting),
+            Kind::NodeRestarting { host, incarnation, for_ms } => self.node_restarting(host, *incarnation, *for_ms),
             Kind::Place(place) => self.place(index, place),
+            Kind::Move(moved) => self.moved(moved),
+            Kind::Fail { id, generation, failure, only_if_lost } => self.fail(id, *generation, failure, *only_if_lost),
             Kind::SetWanted { id, generation, wanted } => self.set_wanted(id, *generation, *wanted),
             Kind::Destroy { id, reason } => self.destroy(id, *reason),
             Kind::Removed { id, generation } => self.removed(id, *generation),
@@ -222,12 +285,12 @@ impl Placement {
             _ => {}
         }
         self.last_member = self.last_member.max(presence.member);
-        let node = Node { incarnation, presence: presence.clone(), lost: false };
+        let node = Node { incarnation, presence: presence.clone(), lost: false, restarting: None };
         self.nodes.insert(host.clone(), node);
         Outcome::NodeUp
     }
 
-    fn join(&mut self, host: &HostId, peer_address: &str, http_address: &str) -> Outcome {
+    fn join(&mut self, host: &HostId, peer_address: &str, http_address: &str, commands: u32) -> Outcome {
         self.last_member += 1;
         let member = self.last_member;
         let known = self.nodes.get(host);
@@ -235,27 +298,22 @@ impl Placement {
             member,
             peer_address: peer_address.to_owned(),
             http_address: http_address.to_owned(),
-            commands: known.map_or(0, |node| node.presence.commands),
+            // What a node says last counts: it may come back in another version.
+            commands: if commands > 0 { commands } else { known.map_or(0, |node| node.presence.commands) },
         };
         let incarnation = known.map_or(Incarnation(0), |node| node.incarnation);
-        self.nodes.insert(host.clone(), Node { incarnation, presence, lost: known.is_some_and(|node| node.lost) });
+        let (lost, restarting) = known.map_or((false, None), |node| (node.lost, node.restarting));
+        self.nodes.insert(host.clone(), Node { incarnation, presence, lost, restarting });
         Outcome::Joined { member }
-    }
-
-    fn node_lost(&mut self, host: &HostId, incarnation: Incarnation) -> Outcome {
-        match self.nodes.get_mut(host) {
-            Some(node) if node.incarnation == incarnation => {
-                node.lost = true;
-                Outcome::NodeLost
-            }
-            _ => Outcome::NodeStale,
-        }
     }
 
     fn place(&mut self, index: u64, place: &Place) -> Outcome {
         if let Some(known) = self.sandboxes.get(&place.id) {
             // The same proposal made twice, since its first fate was unknown.
-            return if known.place.owner == place.owner && known.place.slot == place.slot {
+            return if known.place.owner == place.owner
+                && known.place.slot == place.slot
+                && known.place.generation == place.generation
+            {
                 Outcome::Placed { generation: known.place.generation }
             } else {
                 Outcome::Refused(Refusal::IdTaken)
@@ -267,27 +325,36 @@ impl Placement {
         if self.tombstones.contains_key(&place.id) || self.retired.contains_key(&place.id) {
             return Outcome::Refused(Refusal::IdTaken);
         }
-        match self.nodes.get(&place.owner) {
-            Some(node) if node.incarnation == place.incarnation && node.lost => {
-                return Outcome::Refused(Refusal::OwnerLost);
-            }
-            Some(node) if node.incarnation == place.incarnation => {}
-            _ => return Outcome::Refused(Refusal::StaleIncarnation),
+        if let Some(refusal) = self.owner_refused(&place.owner, place.incarnation) {
+            return Outcome::Refused(refusal);
         }
         if let Some(key) = &place.key {
             let record = KeyRecord { digest: key.digest, sandbox: place.id, used_at: self.clock, failure: None };
             self.keys_by_use.insert((record.used_at, key.scope), ());
             self.keys.insert(key.scope, record);
         }
-        let record =
-            Record { place: place.clone(), wanted: Wanted::Running, created_at: self.clock, created_index: index };
-        self.insert(record);
+        self.insert(Record {
+            place: place.clone(),
+            wanted: Wanted::Running,
+            created_at: self.clock,
+            created_index: index,
+            failure: None,
+        });
         Outcome::Placed { generation: place.generation }
+    }
+
+    /// Why a node can not become an owner in this life.
+    pub(super) fn owner_refused(&self, owner: &HostId, incarnation: Incarnation) -> Option<Refusal> {
+        match self.nodes.get(owner) {
+            Some(node) if node.incarnation == incarnation && node.lost => Some(Refusal::OwnerLost),
+            Some(node) if node.incarnation == incarnation => node.restarting.map(|_| Refusal::OwnerRestarting),
+            _ => Some(Refusal::StaleIncarnation),
+        }
     }
 
     fn set_wanted(&mut self, id: &SandboxId, generation: Generation, wanted: Wanted) -> Outcome {
         match self.sandboxes.get_mut(id) {
-            Some(record) if record.place.generation == generation => {
+            Some(record) if record.place.generation == generation && record.failure.is_none() => {
                 record.wanted = wanted;
                 Outcome::Wanted(wanted)
             }
@@ -309,20 +376,27 @@ impl Placement {
     }
 
     fn removed(&mut self, id: &SandboxId, generation: Generation) -> Outcome {
+        if self.remains.remove(&(*id, generation)).is_some() {
+            return Outcome::Removed;
+        }
         match self.tombstones.get(id) {
             Some(tombstone) if tombstone.generation <= generation => {
                 self.tombstones.remove(id);
-                self.retired.insert(*id, self.clock);
-                self.retired_by_time.insert((self.clock, *id), ());
+                self.retire(id);
                 Outcome::Removed
             }
             _ => Outcome::Unknown,
         }
     }
 
+    fn retire(&mut self, id: &SandboxId) {
+        self.retired.insert(*id, self.clock);
+        self.retired_by_time.insert((self.clock, *id), ());
+    }
+
     fn create_failed(&mut self, id: &SandboxId, generation: Generation, failure: &Failure) -> Outcome {
         match self.sandboxes.get(id) {
-            Some(record) if record.place.generation == generation => {
+            Some(record) if record.place.generation == generation && record.failure.is_none() => {
                 if let Some(scope) = record.place.key.as_ref().map(|key| key.scope)
                     && let Some(key) = self.keys.get_mut(&scope)
                     // The key may have been forgotten since and be another sandbox's by now.
@@ -340,18 +414,25 @@ impl Placement {
     /// Puts a sandbox into the map and everything that follows from it.
     pub(super) fn insert(&mut self, record: Record) {
         let place = &record.place;
-        let load = self.loads.entry(place.owner.clone()).or_default();
-        load.sandboxes += 1;
-        load.memory = load.memory.saturating_add(place.spec.resources.memory);
+        if record.failure.is_none() {
+            let load = self.loads.entry(place.owner.clone()).or_default();
+            load.sandboxes += 1;
+            load.memory = load.memory.saturating_add(place.spec.resources.memory);
+            if place.slot != place.id {
+                self.slots.insert(place.slot, place.id);
+            }
+        }
         self.order.insert(record.created_index, place.id);
         self.sandboxes.insert(place.id, record);
     }
 
-    /// Takes a sandbox out of the map and leaves its owner the duty to remove what it left.
-    fn bury(&mut self, id: &SandboxId) {
-        if let Some(record) = self.sandboxes.remove(id) {
-            self.order.remove(&record.created_index);
-            let place = record.place;
+    /// Takes a sandbox out of the map and everything that follows from it.
+    pub(super) fn take_out(&mut self, id: &SandboxId) -> Option<Record> {
+        let record = self.sandboxes.remove(id)?;
+        self.order.remove(&record.created_index);
+        let place = &record.place;
+        if record.failure.is_none() {
+            self.slots.remove(&place.slot);
             if let Some(load) = self.loads.get_mut(&place.owner) {
                 load.sandboxes = load.sandboxes.saturating_sub(1);
                 load.memory = load.memory.saturating_sub(place.spec.resources.memory);
@@ -359,9 +440,22 @@ impl Placement {
                     self.loads.remove(&place.owner);
                 }
             }
-            let tombstone = Tombstone { owner: place.owner, slot: place.slot, generation: place.generation };
-            self.tombstones.insert(*id, tombstone);
         }
+        Some(record)
+    }
+
+    /// Takes a sandbox out of the map and leaves its owner the duty to remove what it left.
+    fn bury(&mut self, id: &SandboxId) {
+        let Some(record) = self.take_out(id) else {
+            return;
+        };
+        if record.failure.is_some() {
+            // Whatever it left is among the remains.
+            self.retire(id);
+            return;
+        }
+        let Place { owner, slot, generation, .. } = record.place;
+        self.tombstones.insert(*id, Tombstone { owner, slot, generation });
     }
 
     fn forget_old_keys(&mut self) {

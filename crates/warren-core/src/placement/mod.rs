@@ -4,11 +4,16 @@
 
 mod command;
 mod map;
+mod moves;
+mod nodes;
 mod outcome;
 mod wire;
 
-pub use command::{COMMANDS_KNOWN, Command, DestroyReason, Failure, Kind, Place, Presence, Wanted};
-pub use map::{KeyRecord, Load, Node, Placement, Record, Tombstone};
+pub use command::{
+    COMMANDS_KNOWN, COMMANDS_UNGATED, Command, DestroyReason, Failure, Kind, Move, Place, Presence, Wanted,
+};
+pub use map::{Holder, KeyRecord, Load, Node, Placement, Record, Tombstone};
+pub use nodes::Lagging;
 pub use outcome::{Outcome, Refusal};
 pub use wire::{DecodeError, decode, decode_snapshot, encode, encode_snapshot};
 

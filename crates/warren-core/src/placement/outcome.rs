@@ -1,6 +1,6 @@
 //! What applying a command decided.
 
-use types::{ErrorCode, Generation, SandboxId, Timestamp, WarrenError};
+use types::{ErrorCode, Generation, HostId, SandboxId, Timestamp, WarrenError};
 
 use super::command::{Failure, Wanted};
 
@@ -18,6 +18,8 @@ pub enum Outcome {
     },
     /// The node counts as lost until its next life.
     NodeLost,
+    /// The node is away and not missed for the time that it has named.
+    NodeRestarting,
     /// The sandbox is its owner's from here on; also the answer to the same proposal made twice.
     Placed {
         /// In this generation.
@@ -43,6 +45,8 @@ pub enum Outcome {
     Removed,
     /// The failed create is recorded; what it left is to be removed.
     Failed,
+    /// The sandbox is in error from here on; its owner still has to remove what it left.
+    InError,
     /// There is no such sandbox in that generation.
     Unknown,
 }
@@ -54,8 +58,17 @@ pub enum Refusal {
     StaleIncarnation,
     /// Its owner is lost.
     OwnerLost,
+    /// Its owner is restarting.
+    OwnerRestarting,
+    /// A member does not know the command yet. Decided before it is proposed, never when it is applied.
+    MemberLags {
+        /// Which.
+        host: HostId,
+    },
     /// The id was destroyed, or is another owner's.
     IdTaken,
+    /// It is not to be placed again: it has another generation by now, or its owner is not lost any more.
+    Superseded,
     /// The key was used with another body.
     KeyMismatch,
     /// What the key made is gone.
@@ -78,7 +91,17 @@ impl Refusal {
             Self::OwnerLost => {
                 WarrenError::new(ErrorCode::Unavailable, "the node was lost while it was creating this sandbox")
             }
+            Self::OwnerRestarting => {
+                WarrenError::new(ErrorCode::Unavailable, "the node is restarting and takes no new sandboxes")
+            }
+            Self::MemberLags { host } => {
+                let why = "not every node of the cluster is upgraded yet, and this one would not understand it";
+                WarrenError::new(ErrorCode::Unavailable, why).with("node", host.as_str())
+            }
             Self::IdTaken => WarrenError::new(ErrorCode::Unavailable, "the sandbox's id is taken"),
+            Self::Superseded => {
+                WarrenError::new(ErrorCode::Unavailable, "the sandbox is placed elsewhere by now, or its node is back")
+            }
             Self::KeyMismatch => WarrenError::new(
                 ErrorCode::IdempotencyMismatch,
                 "this idempotency key was used with another request body",

@@ -11,8 +11,8 @@ use types::{
     SandboxSpec, Timestamp,
 };
 
-use super::command::{Command, DestroyReason, Failure, Kind, Place, Presence, Wanted};
-use super::map::{KeyRecord, Node, Placement, Record, Tombstone};
+use super::command::{Command, DestroyReason, Failure, Kind, Move, Place, Presence, Wanted};
+use super::map::{Holder, KeyRecord, Node, Placement, Record, Tombstone};
 
 /// Bytes that are no command or snapshot that this version knows. A node that meets them stops: to
 /// skip one would let its map differ from the others'.
@@ -35,15 +35,36 @@ pub fn encode(command: &Command) -> Vec<u8> {
             incarnation: incarnation.0,
             presence: presence_out(presence),
         }),
-        Kind::Join { host, peer_address, http_address } => pb::command::Kind::Join(pb::Join {
+        Kind::Join { host, peer_address, http_address, commands } => pb::command::Kind::Join(pb::Join {
             host: host.to_string(),
             peer_address: peer_address.clone(),
             http_address: http_address.clone(),
+            commands: *commands,
         }),
-        Kind::NodeLost { host, incarnation } => {
-            pb::command::Kind::NodeLost(pb::NodeLost { host: host.to_string(), incarnation: incarnation.0 })
-        }
+        Kind::NodeLost { host, incarnation, restarting } => pb::command::Kind::NodeLost(pb::NodeLost {
+            host: host.to_string(),
+            incarnation: incarnation.0,
+            restarting: *restarting,
+        }),
+        Kind::NodeRestarting { host, incarnation, for_ms } => pb::command::Kind::NodeRestarting(pb::NodeRestarting {
+            host: host.to_string(),
+            incarnation: incarnation.0,
+            for_ms: *for_ms,
+        }),
         Kind::Place(place) => pb::command::Kind::Place(place_out(place)),
+        Kind::Move(moved) => pb::command::Kind::Move(pb::Move {
+            id: moved.id.to_string(),
+            slot: moved.slot.to_string(),
+            owner: moved.owner.to_string(),
+            incarnation: moved.incarnation.0,
+            generation: moved.generation.0,
+        }),
+        Kind::Fail { id, generation, failure, only_if_lost } => pb::command::Kind::Fail(pb::Fail {
+            id: id.to_string(),
+            generation: generation.0,
+            failure: Some(failure_out(failure)),
+            only_if_lost: *only_if_lost,
+        }),
         Kind::SetWanted { id, generation, wanted } => pb::command::Kind::SetWanted(pb::SetWanted {
             id: id.to_string(),
             generation: generation.0,
@@ -84,11 +105,32 @@ pub fn decode(bytes: &[u8]) -> Result<Command, DecodeError> {
             host: HostId::new(join.host),
             peer_address: join.peer_address,
             http_address: join.http_address,
+            commands: join.commands,
         },
-        pb::command::Kind::NodeLost(lost) => {
-            Kind::NodeLost { host: HostId::new(lost.host), incarnation: Incarnation(lost.incarnation) }
-        }
+        pb::command::Kind::NodeLost(lost) => Kind::NodeLost {
+            host: HostId::new(lost.host),
+            incarnation: Incarnation(lost.incarnation),
+            restarting: lost.restarting,
+        },
+        pb::command::Kind::NodeRestarting(restarting) => Kind::NodeRestarting {
+            host: HostId::new(restarting.host),
+            incarnation: Incarnation(restarting.incarnation),
+            for_ms: restarting.for_ms,
+        },
         pb::command::Kind::Place(place) => Kind::Place(Box::new(place_in(place)?)),
+        pb::command::Kind::Move(moved) => Kind::Move(Move {
+            id: id_in(&moved.id)?,
+            slot: id_in(&moved.slot)?,
+            owner: HostId::new(moved.owner),
+            incarnation: Incarnation(moved.incarnation),
+            generation: Generation(moved.generation),
+        }),
+        pb::command::Kind::Fail(fail) => Kind::Fail {
+            id: id_in(&fail.id)?,
+            generation: Generation(fail.generation),
+            failure: failure_in(fail.failure.ok_or(DecodeError::Unknown("failure"))?)?,
+            only_if_lost: fail.only_if_lost,
+        },
         pb::command::Kind::SetWanted(set) => Kind::SetWanted {
             id: id_in(&set.id)?,
             generation: Generation(set.generation),
@@ -122,12 +164,20 @@ pub fn encode_snapshot(map: &Placement) -> Vec<u8> {
         incarnation: node.incarnation.0,
         presence: presence_out(&node.presence),
         lost: node.lost,
+        restarting_ms: node.restarting,
     });
     let sandboxes = map.sandboxes.values().map(|record| pb::SandboxRecord {
         place: Some(place_out(&record.place)),
         wanted: wanted_out(record.wanted).into(),
         created_ms: record.created_at.0,
         created_index: record.created_index,
+        failure: record.failure.as_ref().map(failure_out),
+    });
+    let remains = map.remains().map(|(id, generation, holder)| pb::Remains {
+        id: id.to_string(),
+        generation: generation.0,
+        owner: holder.owner.to_string(),
+        slot: holder.slot.to_string(),
     });
     let keys = map.keys.iter().map(|(scope, known)| pb::KeyRecord {
         key: Some(pb::Key { scope: scope.to_vec(), digest: known.digest.to_vec() }),
@@ -150,6 +200,7 @@ pub fn encode_snapshot(map: &Placement) -> Vec<u8> {
         tombstones: tombstones.collect(),
         last_member: map.last_member,
         retired: map.retired.iter().map(|(id, at)| pb::Retired { id: id.to_string(), at_ms: at.0 }).collect(),
+        remains: remains.collect(),
     }
     .encode_to_vec()
 }
@@ -163,7 +214,12 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<Placement, DecodeError> {
     let mut map = Placement { applied: snapshot.applied, clock: Timestamp(snapshot.clock_ms), ..Placement::default() };
     for node in snapshot.nodes {
         let presence = presence_in(node.presence.unwrap_or_default());
-        let known = Node { incarnation: Incarnation(node.incarnation), presence, lost: node.lost };
+        let known = Node {
+            incarnation: Incarnation(node.incarnation),
+            presence,
+            lost: node.lost,
+            restarting: node.restarting_ms,
+        };
         map.nodes.insert(HostId::new(node.host), known);
     }
     map.last_member = snapshot.last_member;
@@ -176,7 +232,8 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<Placement, DecodeError> {
         let wanted = wanted_in(record.wanted())?;
         let place = place_in(record.place.ok_or(DecodeError::Unknown("place"))?)?;
         let created_at = Timestamp(record.created_ms);
-        map.insert(Record { place, wanted, created_at, created_index: record.created_index });
+        let failure = record.failure.map(failure_in).transpose()?;
+        map.insert(Record { place, wanted, created_at, created_index: record.created_index, failure });
     }
     for record in snapshot.keys {
         let key = key_in(record.key.ok_or(DecodeError::Unknown("key"))?)?;
@@ -195,6 +252,10 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<Placement, DecodeError> {
                 generation: Generation(tombstone.generation),
             },
         );
+    }
+    for remains in snapshot.remains {
+        let holder = Holder { owner: HostId::new(remains.owner), slot: id_in(&remains.slot)? };
+        map.remains.insert((id_in(&remains.id)?, Generation(remains.generation)), holder);
     }
     Ok(map)
 }

@@ -91,8 +91,11 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("removed", Kind::Removed { id: a, generation }),
         ("create failed", Kind::CreateFailed { id: a, generation, failure: failure() }),
         ("node up, present", Kind::NodeUp { host: host("n1"), incarnation: Incarnation(7), presence: presence() }),
-        ("join", Kind::Join { host: host("n1"), peer_address: "a:1".into(), http_address: "b:2".into() }),
-        ("node lost", Kind::NodeLost { host: host("n1"), incarnation: Incarnation(7) }),
+        ("join", Kind::Join { host: host("n1"), peer_address: "a:1".into(), http_address: "b:2".into(), commands: 0 }),
+        ("node lost", Kind::NodeLost { host: host("n1"), incarnation: Incarnation(7), restarting: false }),
+        ("node restarting", Kind::NodeRestarting { host: host("n1"), incarnation: Incarnation(7), for_ms: 300 }),
+        ("move", Kind::Move(Move { id: a, slot: id("b"), owner: host("n1"), incarnation: Incarnation(7), generation })),
+        ("fail", Kind::Fail { id: a, generation, failure: failure(), only_if_lost: true }),
     ]
     .map(|(name, kind)| (name, Command { time: Timestamp(300), kind }))
     .into()
@@ -113,6 +116,9 @@ fn the_bytes_of_each_command_stay_what_they_are() {
         "08ac0212160a026e3110071a0e08051203613a311a03623a322002",
         "08ac02420e0a026e311203613a311a03623a32",
         "08ac024a060a026e311007",
+        "08ac0252090a026e31100718ac02",
+        "08ac025a340a146161616161616161616161616161616161616161121462626262626262626262626262626262626262621a026e3120072803",
+        "08ac02622f0a14616161616161616161616161616161616161616110031a130a0d756e70726f6365737361626c6512026e6f2001",
     ];
     let commands = commands();
     assert_eq!(commands.len(), golden.len());

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use types::{Incarnation, Timestamp};
+use types::{Generation, Incarnation, Timestamp};
 
 use super::*;
 use crate::placement::{Command, DestroyReason, Kind, Outcome, Place, Presence};
@@ -90,13 +90,15 @@ impl Script {
 
 fn show(verdict: &Verdict) -> String {
     match verdict {
-        Verdict::Adopt { id, record, activated } => {
-            assert_eq!(record.place.id, *id);
-            format!("adopt {}{}", letter(*id), if *activated { ", activated" } else { ", to be finished" })
+        Verdict::Adopt { slot, record, activated } => {
+            assert_eq!(record.place.slot, *slot);
+            format!("adopt {}{}", letter(*slot), if *activated { ", activated" } else { ", to be finished" })
         }
         Verdict::Pool(slot) => format!("pool {}", letter(*slot)),
-        Verdict::Bury { id, tombstone: Some(generation) } => format!("bury {}, report gen {generation}", letter(*id)),
-        Verdict::Bury { id, tombstone: None } => format!("bury {}", letter(*id)),
+        Verdict::Bury { slot, duty: Some(Duty { generation, .. }) } => {
+            format!("bury {}, report gen {generation}", letter(*slot))
+        }
+        Verdict::Bury { slot, duty: None } => format!("bury {}", letter(*slot)),
     }
 }
 

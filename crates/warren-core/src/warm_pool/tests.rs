@@ -50,6 +50,7 @@ impl Script {
                     sealed_env: script::sealed_env(),
                     expires_at: None,
                     key: None,
+                    again: None,
                 }))
             }
             "adopted" => Input::Adopted(script::id(words.next())),

@@ -52,10 +52,14 @@ impl Script {
                 let wanted = if words.opt("wanted") == Some("stopped") { Wanted::Stopped } else { Wanted::Running };
                 let mut place = place();
                 place.expires_at = expires(&mut words);
-                let record = Record { place, wanted, created_at: Timestamp(0), created_index: 1 };
+                let record = Record { place, wanted, created_at: Timestamp(0), created_index: 1, failure: None };
                 Input::Adopt { record: Box::new(record), activated }
             }
-            "bury" => Input::Bury { tombstone: words.opt("tombstone").map(|text| Generation(text.parse().unwrap())) },
+            "bury" => {
+                let generation = words.opt("tombstone").map(|text| Generation(text.parse().unwrap()));
+                Input::Bury { duty: generation.map(|generation| Duty { sandbox: id("a"), generation }) }
+            }
+            "outdated" => applied(Change::Outdated),
             "placed" => applied(Change::Place(Outcome::Placed { generation })),
             "already" => applied(Change::Place(Outcome::AlreadyPlaced { winner: id(words.next()) })),
             "refused" => applied(Change::Place(Outcome::Refused(match words.next() {
@@ -132,7 +136,7 @@ fn kind(name: &str) -> StepKind {
 
 pub(super) fn plan(expires_at: Option<Timestamp>) -> CreatePlan {
     let Place { owner, incarnation, spec, sealed_env, key, .. } = place();
-    CreatePlan { ticket: Ticket(1), owner, incarnation, spec, sealed_env, expires_at, key }
+    CreatePlan { ticket: Ticket(1), owner, incarnation, spec, sealed_env, expires_at, key, again: None }
 }
 
 /// The placement that every script is about.
@@ -180,12 +184,12 @@ pub(super) fn show(output: &Output) -> String {
         Output::Answer(ticket, Err(error)) => {
             format!("answer {}: {} ({})", ticket.0, error.code.as_str(), error.message)
         }
-        Output::Observe(Observed { status, why, generation }) => {
+        Output::Observe(_, Observed { status, why, generation }) => {
             let why = why.as_ref().map_or(String::new(), |why| format!(" ({why})"));
             format!("show {} gen {generation}{why}", status.as_str())
         }
         Output::WakeAt(at) => format!("wake at {}", at.0),
-        Output::Finished => "finished".into(),
+        Output::Finished(_) => "finished".into(),
         #[cfg(feature = "planted-bugs")]
         Output::ReturnToPool => "return to pool".into(),
     }
@@ -197,11 +201,15 @@ fn show_kind(kind: &Kind) -> String {
         shown(&id);
     }
     match kind {
-        Kind::NodeUp { .. } | Kind::Join { .. } | Kind::NodeLost { .. } => panic!("no business of a sandbox"),
+        Kind::NodeUp { .. } | Kind::Join { .. } | Kind::NodeLost { .. } | Kind::NodeRestarting { .. } => {
+            panic!("no business of a sandbox")
+        }
         Kind::Place(place) => {
             assert_eq!(place.slot, place.id);
             format!("place on {}/{} gen {}", place.owner, place.incarnation, place.generation)
         }
+        Kind::Move(moved) => format!("move to {}/{} gen {}", moved.owner, moved.incarnation, moved.generation),
+        Kind::Fail { generation, failure, .. } => format!("in-error gen {generation}: {}", failure.message),
         Kind::SetWanted { generation, wanted, .. } => format!("wanted {wanted:?} gen {generation}").to_lowercase(),
         Kind::Destroy { reason: DestroyReason::Asked, .. } => "destroy".into(),
         Kind::Destroy { reason: DestroyReason::Expired { expires_at }, .. } => format!("expire {}", expires_at.0),

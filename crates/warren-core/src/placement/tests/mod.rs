@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use types::{Generation, Incarnation, Timestamp};
+use types::{Generation, Incarnation, OnNodeLoss, Timestamp};
 
 use super::*;
 use crate::script::{self, Words, error, host, id, letter};
@@ -36,40 +36,81 @@ impl Script {
             }
             "up" => {
                 let (owner, incarnation) = life(words.next());
-                let presence = Presence { member: words.number("member", 0), ..Presence::default() };
+                let presence = Presence {
+                    member: words.number("member", 0),
+                    commands: u32::try_from(words.number("knows", 0)).unwrap(),
+                    ..Presence::default()
+                };
                 self.apply(Kind::NodeUp { host: owner, incarnation, presence })
             }
             "join" => {
                 let (host, address) = (host(words.next()), words.next().to_owned());
-                self.apply(Kind::Join { host, peer_address: address, http_address: String::new() })
+                let commands = u32::try_from(words.number("knows", 0)).unwrap();
+                self.apply(Kind::Join { host, peer_address: address, http_address: String::new(), commands })
             }
             "lost" => {
                 let (host, incarnation) = life(words.next());
-                self.apply(Kind::NodeLost { host, incarnation })
+                let restarting = words.number("restarting", 0) > 0;
+                self.apply(Kind::NodeLost { host, incarnation, restarting })
+            }
+            "restarts" => {
+                let (host, incarnation) = life(words.next());
+                self.apply(Kind::NodeRestarting { host, incarnation, for_ms: words.number("for", 0) })
+            }
+            "propose" => {
+                let (host, incarnation) = life("n1/1");
+                let kind = match words.next() {
+                    "restarting" => Kind::NodeRestarting { host, incarnation, for_ms: 1 },
+                    "up" => Kind::NodeUp { host, incarnation, presence: Presence::default() },
+                    "lost" => Kind::NodeLost { host, incarnation, restarting: false },
+                    other => panic!("propose {other}"),
+                };
+                let may = self.map.may_propose(&kind).map_or_else(|lagging| lagging.to_string(), |()| "may".into());
+                vec![format!("all know {}, {may}", self.map.commands_known_by_all())]
             }
             "nodes" => self
                 .map
                 .nodes()
                 .map(|(host, node)| {
                     let lost = if node.lost { ", lost" } else { "" };
-                    format!("{host}/{} member {}{lost}", node.incarnation, node.presence.member)
+                    let restarting = node.restarting.map_or(String::new(), |ms| format!(", restarting for {ms}"));
+                    format!("{host}/{} member {}{lost}{restarting}", node.incarnation, node.presence.member)
                 })
                 .collect(),
             "place" => {
                 let id = id(words.next());
                 let (owner, incarnation) = life(words.next());
+                let mut spec = script::spec();
+                spec.on_node_loss = match words.opt("loss") {
+                    None => OnNodeLoss::Wait,
+                    Some("restart") => OnNodeLoss::Restart,
+                    Some("fail") => OnNodeLoss::Fail,
+                    Some(other) => panic!("loss {other}"),
+                };
                 let place = Place {
                     id,
                     slot: words.opt("slot").map_or(id, script::id),
                     owner,
                     incarnation,
                     generation,
-                    spec: Arc::new(script::spec()),
+                    spec: Arc::new(spec),
                     sealed_env: script::sealed_env(),
                     expires_at: words.opt("expires").map(|text| Timestamp(text.parse().unwrap())),
                     key: words.opt("key").map(|scope| script::key(scope, words.opt("body").unwrap())),
                 };
                 self.apply(Kind::Place(Box::new(place)))
+            }
+            "move" => {
+                let id = id(words.next());
+                let (owner, incarnation) = life(words.next());
+                let slot = script::id(words.opt("slot").unwrap());
+                self.apply(Kind::Move(Move { id, slot, owner, incarnation, generation }))
+            }
+            "in-error" => {
+                let id = id(words.next());
+                let failure = Failure::from(&error(words.next()));
+                let only_if_lost = words.number("only-if-lost", 0) > 0;
+                self.apply(Kind::Fail { id, generation, failure, only_if_lost })
             }
             "wanted" => {
                 let id = id(words.next());
@@ -120,6 +161,9 @@ impl Script {
             if let Some(end) = expires_at {
                 write!(line, ", expires {}", end.0).unwrap();
             }
+            if let Some(failure) = &record.failure {
+                write!(line, ", in error: {}", failure.code.as_str()).unwrap();
+            }
             out.push(line);
         }
         for owner in [host("n1"), host("n2")] {
@@ -127,6 +171,9 @@ impl Script {
             if sandboxes > 0 {
                 out.push(format!("{owner} has {sandboxes}, {} MiB", memory >> 20));
             }
+        }
+        for (id, generation, Holder { owner, slot }) in self.map.remains() {
+            out.push(format!("remains of {} in {} on {owner} gen {generation}", letter(id), letter(*slot)));
         }
         for (id, tombstone) in self.map.tombstones() {
             let Tombstone { owner, slot, generation } = tombstone;
@@ -147,6 +194,7 @@ fn show(outcome: &Outcome) -> String {
         Outcome::NodeStale => "node is stale".into(),
         Outcome::Joined { member } => format!("joined as {member}"),
         Outcome::NodeLost => "node is lost".into(),
+        Outcome::NodeRestarting => "node restarts".into(),
         Outcome::Placed { generation } => format!("placed gen {generation}"),
         Outcome::AlreadyPlaced { winner } => format!("already placed as {}", letter(*winner)),
         Outcome::Refused(refusal) => {
@@ -163,6 +211,7 @@ fn show(outcome: &Outcome) -> String {
         },
         Outcome::Removed => "removed".into(),
         Outcome::Failed => "failed".into(),
+        Outcome::InError => "in error".into(),
         Outcome::Unknown => "unknown".into(),
     }
 }
@@ -174,5 +223,6 @@ fn check(text: &str) {
 }
 
 mod keys;
+mod moves;
 mod nodes;
 mod sandboxes;

@@ -158,3 +158,85 @@ fn a_late_copy_of_a_placement_brings_nothing_back() {
         ",
     );
 }
+
+#[test]
+fn an_announced_restart_is_no_death_and_takes_nothing_new() {
+    check(
+        "
+        up n1/1
+          node is up
+        place a n1/1
+          placed gen 1
+        restarts n1/1 for 60000
+          node restarts
+        place b n1/1
+          refused unavailable: the node is restarting and takes no new sandboxes
+        # Whoever proposed this had not seen the announcement.
+        lost n1/1
+          node is stale
+        nodes
+          n1/1 member 0, restarting for 60000
+        # The store was lost meanwhile: it still is the node that restarts.
+        join n1 there:1
+          joined as 1
+        nodes
+          n1/1 member 1, restarting for 60000
+        up n1/2 member 1
+          node is up
+        restarts n1/1 for 60000
+          node is stale
+        place b n1/2
+          placed gen 1
+        nodes
+          n1/2 member 1
+        # It does not come back.
+        restarts n1/2 for 60000
+          node restarts
+        lost n1/2 restarting 1
+          node is lost
+        restarts n1/2 for 60000
+          node is stale
+        nodes
+          n1/2 member 1, lost
+        ",
+    );
+}
+
+#[test]
+fn nothing_is_proposed_that_a_member_would_stop_at() {
+    check(
+        "
+        # A node alone of a version that did not say yet what it knows.
+        up n1/1
+          node is up
+        propose lost
+          all know 2, may
+        propose restarting
+          all know 2, node n1 knows commands up to 0, this one is number 3: it has to be upgraded first
+        up n1/2 member 1 knows 3
+          node is up
+        propose restarting
+          all know 3, may
+        # A newcomer applies what is in the log before it is up.
+        join n2 there:1
+          joined as 2
+        propose restarting
+          all know 2, node n2 knows commands up to 0, this one is number 3: it has to be upgraded first
+        join n2 there:1 knows 3
+          joined as 3
+        propose restarting
+          all know 3, may
+        up n3/1 member 4 knows 2
+          node is up
+        propose up
+          all know 2, may
+        propose restarting
+          all know 2, node n3 knows commands up to 2, this one is number 3: it has to be upgraded first
+        # It must not hold up its own repair.
+        lost n3/1
+          node is lost
+        propose restarting
+          all know 3, may
+        ",
+    );
+}
