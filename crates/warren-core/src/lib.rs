@@ -10,6 +10,7 @@ pub mod lifecycle;
 pub mod membership;
 pub mod placement;
 pub mod reconcile;
+pub mod repair;
 pub mod scheduler;
 pub mod step;
 pub mod warm_pool;
