@@ -13,7 +13,9 @@ use tokio::sync::mpsc;
 use tracing::Instrument as _;
 use types::{CreateRequest, ErrorCode, Generation, HostId, SandboxId, Status, WarrenError};
 
+use crate::doorway::Doorway;
 use crate::remote::Fault;
+use crate::take_over::TakesOver;
 
 /// Parts of an upload that wait for the operation to take them; the connection holds the caller up beyond that.
 const UPLOAD_PARTS_MAX: usize = 1;
@@ -39,9 +41,10 @@ pub enum Placed {
 ///
 /// The future lives on one thread, because operations do: it goes to `spawn_local`, inside a `LocalSet` or on an actix
 /// arbiter. Dropping it cuts the call that is under way, whose fate is then unknown to the caller.
-pub async fn answer<O: Operations>(
+pub async fn answer<O: Operations + TakesOver>(
     mut connection: CallConnection,
     operations: Arc<O>,
+    doorway: Arc<Doorway>,
     placed: impl Fn(&SandboxId) -> Placed,
 ) {
     loop {
@@ -55,7 +58,11 @@ pub async fn answer<O: Operations>(
         };
         let span = tracing::info_span!("call", request_id = %request.request_id, peer = %connection.peer());
         let answered = async {
-            if let Err(error) = answer_one(request, responder, &*operations, &placed).await {
+            let answered = match doorway.enter() {
+                Some(_until_answered) => answer_one(request, responder, &*operations, &placed).await,
+                None => refuse(responder).await,
+            };
+            if let Err(error) = answered {
                 tracing::debug!(%error, "a call was not answered to its end");
             }
         };
@@ -63,7 +70,13 @@ pub async fn answer<O: Operations>(
     }
 }
 
-async fn answer_one<O: Operations>(
+/// Surely nothing of it was done.
+async fn refuse(responder: Responder) -> Result<(), LinkError> {
+    let (_, mut replies) = responder.split();
+    replies.send(fault_to_wire(refusal(ErrorCode::Unavailable, "the sandbox's node is ending"))).await
+}
+
+async fn answer_one<O: Operations + TakesOver>(
     request: CallRequest,
     responder: Responder,
     operations: &O,
@@ -99,6 +112,7 @@ async fn answer_one<O: Operations>(
 enum Task {
     Create(Box<CreateRequest>),
     Write(SandboxId, String),
+    TakeOver(SandboxId, Generation),
     Other(SandboxId, Operation),
 }
 
@@ -125,6 +139,10 @@ fn admit(
     let id: SandboxId =
         request.sandbox.parse().map_err(|_| refusal(ErrorCode::BadRequest, "not an id of a sandbox"))?;
     let seen = Generation(request.generation);
+    if let Operation::TakeOver(_) = operation {
+        // It is placed elsewhere: that is why it is asked for.
+        return Ok(Task::TakeOver(id, seen));
+    }
     let (owner, generation) = match placed(&id) {
         Placed::Nowhere => return Err(refusal(ErrorCode::NotFound, "sandbox not found")),
         Placed::Here(generation) => (None, generation),
@@ -147,7 +165,7 @@ fn admit(
     }
 }
 
-async fn perform<O: Operations>(
+async fn perform<O: Operations + TakesOver>(
     task: Task,
     operations: &O,
     upload: UploadStream,
@@ -157,6 +175,7 @@ async fn perform<O: Operations>(
         Task::Create(create) => {
             operations.create(*create).await.map(|sandbox| Reply::Sandbox(words::sandbox_to_wire(sandbox)))
         }
+        Task::TakeOver(id, generation) => operations.take_over(id, generation).await.map(done),
         Task::Write(id, path) => operations.write_file(id, &path, upload).await.map(done),
         Task::Other(id, operation) => match operation {
             Operation::Destroy(_) => operations.delete(id).await.map(|deleted| match deleted {
@@ -192,7 +211,7 @@ async fn perform<O: Operations>(
             },
             Operation::Mkdir(mkdir) => operations.mkdir(id, &mkdir.path).await.map(done),
             Operation::RemoveFile(remove) => operations.remove_file(id, &remove.path).await.map(done),
-            Operation::Create(_) | Operation::WriteFile(_) | Operation::WaitCreated(_) => {
+            Operation::Create(_) | Operation::WriteFile(_) | Operation::WaitCreated(_) | Operation::TakeOver(_) => {
                 Err(WarrenError::new(ErrorCode::NotImplemented, "the operation is not answered here"))
             }
         },

@@ -4,25 +4,35 @@
 //! back. Decisions stand in `warren-core`.
 
 pub mod config;
+#[doc(hidden)]
+pub mod placement_alone;
 
 mod actors;
 mod agent_words;
 mod answer_calls;
 mod answers;
 mod cluster;
+mod doorway;
 mod engine_room;
 mod gossip;
 mod hub;
 mod identity;
+mod insight;
+mod instruments;
 mod kill_point;
+mod lease;
 mod ledger;
 mod life;
+mod metrics;
+mod nodes;
 mod operations;
 mod peers_door;
 mod remote;
+mod repair;
 mod routing;
 mod seal;
 mod start;
+mod take_over;
 mod view;
 
 pub use config::NodeConfig;

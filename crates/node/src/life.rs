@@ -7,17 +7,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use types::Incarnation;
 
 use crate::identity::record_incarnation;
+use crate::lease::Lease;
 
 /// The present life.
 pub struct Life {
     data_dir: PathBuf,
     now: AtomicU64,
+    /// Until when it may act for sandboxes that could be placed again.
+    pub lease: Lease,
 }
 
 impl Life {
     /// A life that has begun and is on the disk.
-    pub fn new(data_dir: &Path, incarnation: Incarnation) -> Self {
-        Self { data_dir: data_dir.to_owned(), now: AtomicU64::new(incarnation.0) }
+    pub fn new(data_dir: &Path, incarnation: Incarnation, lease: Lease) -> Self {
+        Self { data_dir: data_dir.to_owned(), now: AtomicU64::new(incarnation.0), lease }
     }
 
     /// The present life.

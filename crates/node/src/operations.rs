@@ -2,7 +2,7 @@
 //! commands straight to the sandbox's agent.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::Addr;
 use bytes::Bytes;
@@ -12,13 +12,13 @@ use runtime::agent::AgentClient;
 use runtime::agent::files::{ReadRange, WriteOptions};
 use runtime::{Engine, ImageFacts, ResolveError};
 use tokio::sync::oneshot;
-use types::node::NodeHealth;
+use types::node::{NodeHealth, NodeInfo};
 use types::{
     CreateRequest, ErrorCode, ExecOutcome, ExecRequest, FileEntry, Generation, HostId, NetworkMode, OnNodeLoss,
     Resources, Sandbox, SandboxId, SandboxSpec, Status, WarrenError,
 };
 use warren_core::lifecycle::{Answer, CreatePlan, Input, Ticket};
-use warren_core::placement::{Command, DestroyReason, Kind, Outcome};
+use warren_core::placement::{Command, DestroyReason, Kind, Outcome, Record};
 use warren_core::wiring::{self, Message};
 
 use crate::actors::consensus::{Barrier, ConsensusActor, ProposeAndTell};
@@ -32,11 +32,12 @@ use crate::engine_room::Slots;
 use crate::hub::{fresh_sandbox_id, now};
 use crate::kill_point;
 use crate::life::Life;
+use crate::nodes::Sources;
 use crate::seal::SecretsKey;
 use crate::view::View;
 
 /// The template that is the default image with the node's default limits.
-const DEFAULT_TEMPLATE: &str = "default";
+pub const DEFAULT_TEMPLATE: &str = "default";
 
 /// How long a destroy may take to be recorded whose sandbox's node can not be reached.
 const ENTOMB_WITHIN: Duration = Duration::from_secs(10);
@@ -77,15 +78,15 @@ pub struct NodeOperations {
     pub config: NodeConfig,
 }
 
-fn not_found() -> WarrenError {
+pub(crate) fn not_found() -> WarrenError {
     WarrenError::new(ErrorCode::NotFound, "sandbox not found")
 }
 
-fn node_is_ending() -> WarrenError {
+pub(crate) fn node_is_ending() -> WarrenError {
     WarrenError::new(ErrorCode::Interrupted, "the node is ending; whether this was done is not known")
 }
 
-fn busy() -> WarrenError {
+pub(crate) fn busy() -> WarrenError {
     WarrenError::new(ErrorCode::Unavailable, "too many requests wait on this node")
 }
 
@@ -103,7 +104,11 @@ impl NodeOperations {
                 "network_mode",
                 "only none is built yet",
             ),
-            (request.on_node_loss != OnNodeLoss::Wait, "on_node_loss", "only wait is built yet"),
+            (
+                request.on_node_loss == OnNodeLoss::Restore,
+                "on_node_loss",
+                "restore needs snapshots, which are not built yet; use restart, wait or fail",
+            ),
         ];
         if let Some((_, field, why)) = not_built.into_iter().find(|(asked, ..)| *asked) {
             let error = WarrenError::new(ErrorCode::NotImplemented, format!("{field}: {why}"));
@@ -147,7 +152,8 @@ impl NodeOperations {
 
     /// Sends a wish to a sandbox's supervisor and waits for its answer.
     async fn ask(&self, id: SandboxId, wish: impl FnOnce(Ticket) -> Input) -> Result<Answer, WarrenError> {
-        self.ask_by(|ticket| Message::Supervisor(id, wish(ticket))).await
+        let slot = self.slot(id);
+        self.ask_by(|ticket| Message::Supervisor(slot, wish(ticket))).await
     }
 
     async fn ask_by(&self, message: impl FnOnce(Ticket) -> Message) -> Result<Answer, WarrenError> {
@@ -164,7 +170,7 @@ impl NodeOperations {
                 self.awaited(winner).await?;
                 winner
             }
-            Answer::Winner(winner) => match self.ask_by(|ticket| wiring::join(winner, ticket)).await? {
+            Answer::Winner(winner) => match self.ask_by(|ticket| wiring::join(self.slot(winner), ticket)).await? {
                 Answer::Created(id) => id,
                 _ => winner,
             },
@@ -208,6 +214,7 @@ impl NodeOperations {
             sealed_env: sealed_env.into(),
             expires_at: request.lifetime.expires_at(now(), self.config.default_timeout_seconds),
             key: request.idempotency,
+            again: None,
         };
         self.scheduler.try_send(Schedule { plan: Box::new(plan), elsewhere }).map_err(|_| busy())?;
         let answer = waiter.answer().await.unwrap_or_else(|| Err(node_is_ending()))?;
@@ -233,6 +240,8 @@ impl NodeOperations {
         let command = Command { time: now(), kind };
         self.consensus.try_send(ProposeAndTell { command, tell }).map_err(|_| busy())?;
         match tokio::time::timeout(ENTOMB_WITHIN, told).await {
+            // One in error whose earlier owners have reported has nothing left anywhere.
+            Ok(Ok(Outcome::Destroyed)) if !self.view.placement().owes(&id) => Ok(Deleted::Done),
             Ok(Ok(Outcome::Destroyed)) => Ok(Deleted::Destroying),
             Ok(Ok(_)) => Err(not_found()),
             Ok(Err(_)) => Err(node_is_ending()),
@@ -243,9 +252,11 @@ impl NodeOperations {
         }
     }
 
-    /// Where a sandbox is, as this node's map has it.
+    /// Where a sandbox is, as this node's map has it. One in error is nowhere else: any node can say so.
     pub fn placed(&self, id: &SandboxId) -> Placed {
-        match self.view.placement().get(id).map(|record| (&record.place.owner, record.place.generation)) {
+        let placement = self.view.placement();
+        match placement.get(id).map(|record| (&record.place.owner, record.place.generation)) {
+            Some((_, generation)) if self.in_error(id).is_err() => Placed::Here(generation),
             Some((owner, generation)) if owner == self.view.me() => Placed::Here(generation),
             Some((owner, generation)) => Placed::Elsewhere { owner: owner.clone(), generation },
             None => Placed::Nowhere,
@@ -268,8 +279,24 @@ impl NodeOperations {
         self.view.placement().get(&id).map(|record| self.view.show(record))
     }
 
+    /// The container that a sandbox is.
+    fn slot(&self, id: SandboxId) -> SandboxId {
+        self.view.placement().get(&id).map_or(id, |record| record.place.slot)
+    }
+
     fn exists(&self, id: SandboxId) -> Result<(), WarrenError> {
         if self.view.placement().get(&id).is_some() { Ok(()) } else { Err(not_found()) }
+    }
+
+    /// Refuses a sandbox that is in error for good.
+    fn in_error(&self, id: &SandboxId) -> Result<(), WarrenError> {
+        match self.view.placement().get(id).and_then(|record| record.failure.as_ref()) {
+            Some(failure) => {
+                let message = format!("sandbox is in error: {}", failure.message);
+                Err(WarrenError::new(ErrorCode::WrongState, message).with("status", Status::Error.as_str()))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Waits until this node's map has everything that was acknowledged anywhere before now.
@@ -280,19 +307,44 @@ impl NodeOperations {
         let (done, passed) = oneshot::channel();
         self.consensus.try_send(Barrier(done)).map_err(|_| busy())?;
         let no_quorum = |why| Err(WarrenError::new(ErrorCode::NoQuorum, why));
-        match tokio::time::timeout(BARRIER_WITHIN, passed).await {
+        let since = Instant::now();
+        let outcome = match tokio::time::timeout(BARRIER_WITHIN, passed).await {
             Ok(passed) => passed.unwrap_or_else(|_| no_quorum("consensus has stopped on this node")),
             Err(_) => no_quorum("no majority has confirmed in time what this node knows; ?stale=true shows it anyway"),
+        };
+        let instruments = &self.view.insight().instruments;
+        match &outcome {
+            Ok(()) => instruments.barrier.observe(since.elapsed().as_secs_f64()),
+            Err(_) => instruments.barrier_failures.inc(),
         }
+        outcome
+    }
+
+    /// The node that leads. One that is only remembered is not named.
+    fn led_by(&self) -> Option<HostId> {
+        self.view.leader().filter(|_| self.view.insight().quorum_lately())
+    }
+
+    fn members(&self) -> Vec<NodeInfo> {
+        let (view, insight) = (&self.view, self.view.insight());
+        let (me, cluster) = (view.me(), view.cluster());
+        let (placement, group) = (view.placement(), insight.group());
+        let sources =
+            Sources { me, placement: &placement, group: &group, leader: self.led_by(), cluster, words: &insight.words };
+        sources.all()
     }
 
     /// The agent of a sandbox that runs here, or why it can not be asked.
     fn agent(&self, id: SandboxId) -> Result<(AgentClient, Generation), WarrenError> {
         self.exists(id)?;
+        self.in_error(&id)?;
+        if self.view.placement().get(&id).is_some_and(Record::is_leased) {
+            self.life.lease.require()?;
+        }
         let observed = self.view.observed(&id);
         let status = observed.as_ref().map_or(Status::Creating, |observed| observed.status);
         if let Some(observed) = observed.filter(|observed| observed.status == Status::Running)
-            && let Some(agent) = self.slots.agent(&id)
+            && let Some(agent) = self.slots.agent(&self.slot(id))
         {
             return Ok((agent, observed.generation));
         }
@@ -314,13 +366,28 @@ impl NodeOperations {
 
 impl Operations for NodeOperations {
     fn health(&self) -> NodeHealth {
-        let leader = self.view.leader();
+        let leader = self.led_by();
+        let (view, placement) = (&self.view, self.view.placement());
+        let group = view.insight().group();
         NodeHealth {
-            node: self.view.me().clone(),
+            cluster: self.engine.config().cluster.clone(),
+            node: view.me().clone(),
             quorum: leader.is_some(),
             leader,
+            voters: group.voters.iter().filter_map(|member| placement.host_of(*member).cloned()).collect(),
             unhealthy: self.engine.unhealthy(),
         }
+    }
+
+    async fn nodes(&self, consistency: Consistency) -> Result<Vec<NodeInfo>, WarrenError> {
+        self.barrier(consistency).await?;
+        Ok(self.members())
+    }
+
+    async fn node(&self, id: &str, consistency: Consistency) -> Result<NodeInfo, WarrenError> {
+        self.barrier(consistency).await?;
+        let found = self.members().into_iter().find(|node| node.id.as_str() == id);
+        found.ok_or_else(|| WarrenError::new(ErrorCode::NotFound, "node not found"))
     }
 
     async fn create(&self, request: CreateRequest) -> Result<Sandbox, WarrenError> {
@@ -359,16 +426,21 @@ impl Operations for NodeOperations {
 
     async fn delete(&self, id: SandboxId) -> Result<Deleted, WarrenError> {
         self.exists(id)?;
+        if self.in_error(&id).is_err() {
+            return self.entomb(id).await;
+        }
         self.ask(id, Input::Destroy).await.map(|_| Deleted::Done)
     }
 
     async fn stop(&self, id: SandboxId) -> Result<Status, WarrenError> {
         self.exists(id)?;
+        self.in_error(&id)?;
         self.ask(id, Input::Stop).await.map(|_| Status::Stopped)
     }
 
     async fn start(&self, id: SandboxId) -> Result<Status, WarrenError> {
         self.exists(id)?;
+        self.in_error(&id)?;
         self.ask(id, Input::Start).await.map(|_| Status::Running)
     }
 

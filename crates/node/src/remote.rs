@@ -77,6 +77,12 @@ impl Remote {
         }
     }
 
+    /// Has a lost node's sandbox begun again there.
+    pub async fn take_over(&self, id: SandboxId, generation: Generation) -> Result<(), Fault> {
+        let operation = Operation::TakeOver(wire::TakeOver {});
+        self.done(self.ask(within(CREATE_TIME_MAX, words::request(&id, generation, operation))).await?)
+    }
+
     /// Ends a sandbox.
     pub async fn delete(&self, id: SandboxId, generation: Generation) -> Result<Deleted, Fault> {
         let operation = Operation::Destroy(wire::Destroy {});

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use actix::{Actor, Addr, Arbiter, AsyncContext, Context};
+use actix::{Actor, Addr, Arbiter, AsyncContext, Context, Recipient};
 use anyhow::Context as _;
 use consensus::{Config as ConsensusConfig, Consensus, LogWriter, Start, Store};
 use front_door::{FrontDoorConfig, Limits, VersionFacts};
@@ -22,22 +22,27 @@ use warren_core::reconcile::{Found, Verdict, reconcile, strays};
 use warren_core::warm_pool::{self, Target, WarmPool};
 use warren_core::wiring::{self, Message};
 
-use crate::actors::consensus::{ConsensusActor, Others, Persisted, ProposeAndTell};
-use crate::actors::follower::Follower;
+use crate::actors::consensus::{AnnounceRestart, ConsensusActor, Others, Persisted, ProposeAndTell};
+use crate::actors::follower::{Deliver, Follower};
 use crate::actors::pool::PoolActor;
 use crate::actors::scheduler::{Capacity, Scheduler};
 use crate::answers::Answers;
 use crate::cluster::Cluster;
 use crate::config::NodeConfig;
+use crate::doorway::Doorway;
 use crate::engine_room::{EngineRoom, Slots};
 use crate::gossip;
 use crate::hub::{Hub, now};
 use crate::identity::Identity;
 use crate::kill_point;
+use crate::lease::Lease;
 use crate::ledger::Ledger;
 use crate::life::Life;
+use crate::metrics;
+use crate::nodes::Myself;
 use crate::operations::NodeOperations;
 use crate::peers_door::PeersDoor;
+use crate::repair;
 use crate::routing::Routed;
 use crate::view::View;
 
@@ -55,6 +60,12 @@ const DESTROY_WITHIN: Duration = Duration::from_secs(120);
 
 /// How long it tries to have the map told first.
 const DESTROY_IN_ORDER_WITHIN: Duration = Duration::from_secs(15);
+
+/// How long an ending node waits for its restart to be recorded.
+const ANNOUNCED_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long an ending node waits for a leader before it goes on without telling the map: longer than an election takes.
+const LEADERLESS_MAX: Duration = Duration::from_secs(3);
 
 /// How often an ending node looks whether all is gone.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -84,7 +95,7 @@ pub enum ExitReason {
 
 /// Where a part of the node reports that the whole has to end.
 #[derive(Clone)]
-pub struct Exits(mpsc::UnboundedSender<ExitReason>);
+pub struct Exits(pub(crate) mpsc::UnboundedSender<ExitReason>);
 
 impl Exits {
     /// Ends the node.
@@ -114,12 +125,17 @@ async fn live(config: NodeConfig, version: VersionFacts) -> anyhow::Result<ExitR
     tracing::info!(node = %identity.host, cluster = %identity.cluster, incarnation = identity.incarnation.0, "starting");
     // Bound first: a port that is taken is told before anything is made.
     let listener = listen(&config).with_context(|| format!("listen: cannot bind {}", config.listen))?;
+    let metrics_listener = metrics::bind(config.metrics_listen)?;
 
     let node = tokio::select! {
-        node = Node::start(config, identity) => node?,
+        node = Node::start(config, identity, &version) => node?,
         _ = terminate.recv() => return Ok(ExitReason::Signal),
         _ = interrupt.recv() => return Ok(ExitReason::Signal),
     };
+    if let Some(listener) = metrics_listener {
+        let address = metrics::serve(listener, Arc::clone(&node.operations.view))?;
+        tracing::info!(%address, "metrics");
+    }
     let server = front_door::serve(Arc::clone(&node.routed), node.front_door(listener, version))?;
     let door = server.handle();
     let exits = node.exits.clone();
@@ -140,9 +156,11 @@ async fn live(config: NodeConfig, version: VersionFacts) -> anyhow::Result<ExitR
     if !node.config.destroy_on_exit {
         node.operations.slots.say_farewell();
     }
-    door.stop(true).await;
-    if reason == ExitReason::Signal && node.config.destroy_on_exit {
-        node.destroy_all().await?;
+    tokio::join!(door.stop(true), node.doorway.close_and_wait());
+    match reason {
+        ExitReason::Signal if node.config.destroy_on_exit => node.destroy_all().await?,
+        ExitReason::Signal => node.announce_restart().await,
+        _ => {}
     }
     node.operations.engine.stop_service();
     Ok(reason)
@@ -165,6 +183,7 @@ struct Node {
     room: Rc<EngineRoom>,
     operations: Arc<NodeOperations>,
     routed: Arc<Routed>,
+    doorway: Arc<Doorway>,
     exits: Exits,
     exit: mpsc::UnboundedReceiver<ExitReason>,
     /// Holds the lock of the data directory for as long as the node lives.
@@ -172,12 +191,13 @@ struct Node {
 }
 
 impl Node {
-    async fn start(config: NodeConfig, identity: Identity) -> anyhow::Result<Self> {
+    async fn start(config: NodeConfig, identity: Identity, version: &VersionFacts) -> anyhow::Result<Self> {
         let engine = Engine::start(config.engine(identity.cluster.clone(), identity.host.clone()))
             .await
             .context("the engine does not start")?;
         let cluster = Arc::new(Cluster::new(identity.host.clone(), identity.security.clone(), &identity.told_of));
         let view = Arc::new(View::new(identity.host.clone(), engine.runtime().to_owned(), Arc::clone(&cluster)));
+        view.insight().set_myself(Myself::of(version));
         let (sender, exit) = mpsc::unbounded_channel();
         let exits = Exits(sender);
         let slots = Arc::new(Slots::default());
@@ -190,10 +210,11 @@ impl Node {
         let follower_context = Context::<Follower>::new();
         let follower = follower_context.address();
         let pool_context = Context::<PoolActor>::new();
-        let life = Arc::new(Life::new(&config.data_dir, identity.incarnation));
-        let consensus = start_consensus(&config, &identity, &view, &cluster, &life, follower.clone(), &exits)?;
+        let life = Arc::new(Life::new(&config.data_dir, identity.incarnation, Lease::new(Some(engine.clone()))));
+        let consensus =
+            start_consensus(&config, &identity, &view, &cluster, &life, follower.clone().recipient(), &exits)?;
         let answering: Arc<OnceLock<Arc<NodeOperations>>> = Arc::default();
-        PeersDoor::open(&config, &identity, &consensus, &view, Arc::clone(&answering)).await?;
+        let doorway = PeersDoor::open(&config, &identity, &consensus, &view, Arc::clone(&answering)).await?;
         let hub = Hub::new(
             consensus.clone(),
             pool_context.address(),
@@ -232,8 +253,9 @@ impl Node {
             config: config.clone(),
         });
         answering.get_or_init(|| Arc::clone(&operations));
+        actix::spawn(repair::keep(Rc::clone(&hub), Arc::clone(&operations), Arc::clone(&cluster), capacity));
         let routed = Arc::new(Routed::new(Arc::clone(&operations), cluster));
-        Ok(Self { config, hub, room, operations, routed, exits, exit, _identity: identity })
+        Ok(Self { config, hub, room, operations, routed, doorway, exits, exit, _identity: identity })
     }
 
     fn front_door(&self, listener: TcpListener, version: VersionFacts) -> FrontDoorConfig {
@@ -246,6 +268,23 @@ impl Node {
             version,
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             limits: Limits { never_expires: self.config.allow_no_timeout, ..Limits::default() },
+        }
+    }
+
+    /// Has it recorded that this node means to be back soon. Where that can not be recorded the node ends all the
+    /// same, and is missed as one that died.
+    async fn announce_restart(&self) {
+        let for_ms = self.config.restart_within_seconds.saturating_mul(1000);
+        if for_ms == 0 {
+            return;
+        }
+        let (tell, told) = oneshot::channel();
+        self.operations.consensus.do_send(AnnounceRestart { for_ms, tell });
+        match tokio::time::timeout(ANNOUNCED_WITHIN, told).await {
+            Ok(Ok(Outcome::NodeRestarting)) => tracing::info!(for_ms, "the cluster knows that this node restarts"),
+            Ok(Ok(outcome)) => tracing::warn!(?outcome, "the restart is not announced: this node is missed at once"),
+            Ok(Err(_)) => tracing::warn!("the restart is not announced, since consensus has ended here"),
+            Err(_) => tracing::warn!("no majority has recorded that this node restarts: it is missed at once"),
         }
     }
 
@@ -263,12 +302,24 @@ impl Node {
         let gone = async {
             // In order first: destroyed in the map, then here. Without a majority the map can not be told.
             let in_order = async {
+                let mut led = Instant::now();
                 while self.hub.busy_with() > 0 {
+                    if self.operations.view.leader().is_some() {
+                        led = Instant::now();
+                    } else if led.elapsed() >= LEADERLESS_MAX {
+                        return false;
+                    }
                     tokio::time::sleep(LOOK_EVERY).await;
                 }
+                true
             };
-            if tokio::time::timeout(DESTROY_IN_ORDER_WITHIN, in_order).await.is_err() {
-                tracing::warn!("the map could not be told of all that is destroyed here");
+            if !tokio::time::timeout(DESTROY_IN_ORDER_WITHIN, in_order).await.unwrap_or(false) {
+                let untold =
+                    self.operations.view.placement().newest_first().filter(|record| record.place.owner == me).count();
+                tracing::warn!(
+                    untold,
+                    "no majority is there any more: the map was not told of all that is destroyed here"
+                );
             }
             loop {
                 while self.hub.working_on() > 0 {
@@ -336,13 +387,13 @@ fn capacity(config: &NodeConfig) -> anyhow::Result<Capacity> {
     Ok(Capacity { sandboxes_max: config.sandboxes_max, memory_max })
 }
 
-fn start_consensus(
+pub(crate) fn start_consensus(
     config: &NodeConfig,
     identity: &Identity,
     view: &Arc<View>,
     cluster: &Arc<Cluster>,
     life: &Arc<Life>,
-    follower: Addr<Follower>,
+    follower: Recipient<Deliver>,
     exits: &Exits,
 ) -> anyhow::Result<Addr<ConsensusActor>> {
     let (store, recovered) = Store::open(&config.data_dir.join("log")).context("the log can not be opened")?;
@@ -360,12 +411,14 @@ fn start_consensus(
         // May not be lost. Nothing is written before the actor is there to have it written.
         reports_to.get().expect("the actor is there before its first batch").do_send(report);
     })?;
+    let counters = writer.counters();
+    view.insight().instruments.set_log(move || counters.read());
     let others = Others { cluster: Arc::clone(cluster), life: Arc::clone(life), presence: presence(config, identity) };
     let (view, exits) = (Arc::clone(view), exits.clone());
     let arbiter = Arbiter::new();
     let started = ConsensusActor::start_in_arbiter(&arbiter.handle(), move |context: &mut Context<ConsensusActor>| {
         address.get_or_init(|| context.address());
-        ConsensusActor::new(core, writer, view, others, follower.recipient(), exits)
+        ConsensusActor::new(core, writer, view, others, follower, exits)
     });
     Ok(started)
 }
@@ -381,7 +434,11 @@ fn presence(config: &NodeConfig, identity: &Identity) -> Presence {
 }
 
 /// Begins this life in the log: whatever an earlier one still had under way is refused from here on.
-async fn begin_life(config: &NodeConfig, consensus: &Addr<ConsensusActor>, identity: &Identity) -> anyhow::Result<()> {
+pub(crate) async fn begin_life(
+    config: &NodeConfig,
+    consensus: &Addr<ConsensusActor>,
+    identity: &Identity,
+) -> anyhow::Result<()> {
     let (tell, told) = oneshot::channel();
     let presence = presence(config, identity);
     let kind = Kind::NodeUp { host: identity.host.clone(), incarnation: identity.incarnation, presence };
@@ -419,7 +476,7 @@ async fn adopt(hub: &Rc<Hub>, room: &Rc<EngineRoom>, view: &View, pool: &SlotSha
         hub.deliver(wiring::from_verdict(verdict));
     }
     for leftover in room.engine().found_leftovers().await.context("cannot look for leftovers")? {
-        if placement.get(&leftover.id).is_none() {
+        if placement.in_slot(&leftover.id).is_none() {
             room.engine().sweep(leftover.id).await.with_context(|| format!("cannot sweep {}", leftover.id))?;
         }
     }
@@ -438,11 +495,12 @@ async fn keep_stock(hub: Rc<Hub>, room: Rc<EngineRoom>) {
                 continue;
             }
         };
+        hub.take_up_what_is_owed();
         let (strays, now) = strays(&hub.view().placement(), &found, &hub.known(), &seen);
         seen = now;
         for id in strays {
             tracing::warn!(sandbox = %id, "a container of ours that is nobody's, removing it");
-            hub.deliver(Message::Supervisor(id, Input::Bury { tombstone: None }));
+            hub.deliver(Message::Supervisor(id, Input::Bury { duty: None }));
         }
     }
 }

@@ -12,11 +12,12 @@ use peers::wire::{Heartbeat, HeartbeatAck, Message as PeerMessage};
 use tokio::sync::oneshot;
 use types::{ErrorCode, HostId, Incarnation, WarrenError};
 use warren_core::lease::HEARTBEAT_MS;
-use warren_core::placement::{self, Command, Kind, Outcome, Placement, Presence};
+use warren_core::placement::{self, COMMANDS_KNOWN, Command, DecodeError, Kind, Lagging, Outcome, Placement, Presence};
 use warren_core::wiring;
 
 use super::CONSENSUS_MAILBOX;
 use super::follower::Deliver;
+use super::gauges::Gauges;
 use super::leases::{Beat, Leases};
 use super::members;
 use crate::cluster::Cluster;
@@ -87,6 +88,16 @@ pub struct ProposeAndTell {
     pub tell: oneshot::Sender<Outcome>,
 }
 
+/// This life ends in order, and the next one is to begin within so many milliseconds.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct AnnounceRestart {
+    /// For how long it is not to be missed.
+    pub for_ms: u64,
+    /// Gets the outcome.
+    pub tell: oneshot::Sender<Outcome>,
+}
+
 /// Say when everything acknowledged anywhere before now is in the published map.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -119,6 +130,8 @@ pub struct ConsensusActor {
     exits: Exits,
     ticks: u64,
     leases: Leases,
+    /// When the restart of this life was announced, and for how long.
+    announced: Option<(u64, u64)>,
     /// A change of the membership is under way.
     changing: Option<ProposalId>,
     next_proposal: u64,
@@ -128,6 +141,7 @@ pub struct ConsensusActor {
     barriers: BTreeMap<u64, Passed>,
     driving: bool,
     leadership: Leadership,
+    gauges: Gauges,
 }
 
 struct Pending {
@@ -160,10 +174,12 @@ impl ConsensusActor {
             others,
             ticks: 0,
             leases: Leases::default(),
+            announced: None,
             changing: None,
             map: Placement::default(),
             snapshot_index: 0,
             me: view.me().clone(),
+            gauges: Gauges::new(Arc::clone(&view)),
             view,
             follower,
             exits,
@@ -187,6 +203,10 @@ impl ConsensusActor {
     }
 
     fn propose(&mut self, pending: Pending, ctx: &mut Context<Self>) {
+        if let Err(lagging) = self.map.may_propose(&pending.command.kind) {
+            self.refuse(pending, &lagging);
+            return;
+        }
         let proposal = ProposalId(self.next_proposal);
         self.next_proposal += 1;
         let data = Bytes::from(placement::encode(&pending.command));
@@ -194,12 +214,29 @@ impl ConsensusActor {
         self.feed(Input::Propose { proposal, data }, ctx);
     }
 
+    /// A member would stop at this command: it is surely not proposed, and whoever waits is told why.
+    fn refuse(&self, pending: Pending, lagging: &Lagging) {
+        tracing::warn!(why = %lagging, "a command is not proposed");
+        let mut after = Afterwards::default();
+        match pending.tell {
+            Some(tell) => after.told.push((tell, Outcome::Refused(lagging.clone().into()))),
+            None => {
+                let holder = self.map.holder(&pending.command.kind);
+                after.deliver.extend(wiring::dropped(holder.as_ref(), &pending.command));
+            }
+        }
+        self.send_on(after);
+    }
+
     fn carry_out(&mut self, outputs: Vec<Output>, ctx: &mut Context<Self>) {
         let mut after = Afterwards::default();
         let applied_before = self.map.applied();
         for output in outputs {
             let done = match output {
-                Output::Persist(batch) => self.writer.write(batch).map_err(|error| error.to_string()),
+                Output::Persist(batch) => {
+                    self.gauges.handed_over(batch.number);
+                    self.writer.write(batch).map_err(|error| error.to_string())
+                }
                 Output::Apply(committed) => self.apply(&committed, &mut after),
                 Output::ApplySnapshot { index, data } => self.install(index, &data),
                 Output::ReadReady { id, .. } => {
@@ -239,6 +276,7 @@ impl ConsensusActor {
                 }
                 Output::Members { index, members, .. } => {
                     tracing::info!(index, voters = ?members.voters, learners = ?members.learners, "membership");
+                    self.gauges.publish(&self.core, self.leadership, self.leases.until_ms());
                     self.changing = None;
                     Ok(())
                 }
@@ -284,22 +322,35 @@ impl ConsensusActor {
 
     fn apply(&mut self, committed: &Committed, after: &mut Afterwards) -> Result<(), String> {
         let pending = committed.proposal.and_then(|proposal| self.proposals.remove(&proposal));
+        if let Some(pending) = &pending {
+            self.gauges.applied(pending.since);
+        }
         if committed.data.is_empty() {
             self.map.skip(committed.index);
             return Ok(());
         }
         let command = placement::decode(&committed.data)
-            .map_err(|error| format!("entry {} is not for this version: {error}", committed.index))?;
-        let owner = command.kind.sandbox().and_then(|id| self.map.owner(&id).cloned());
+            .map_err(|error| not_for_this_version(&format!("entry {} of the log", committed.index), &error))?;
+        let holder = self.map.holder(&command.kind);
         let outcome = self.map.apply(committed.index, &command);
         tracing::debug!(index = committed.index, ?outcome, sandbox = ?command.kind.sandbox(), "applied");
-        if let (Kind::NodeLost { host, incarnation }, Outcome::NodeLost) = (&command.kind, &outcome) {
+        if let (Kind::NodeLost { host, incarnation, .. }, Outcome::NodeLost) = (&command.kind, &outcome) {
             self.node_lost(host, *incarnation)?;
         }
         if let (Kind::NodeUp { host, incarnation, .. }, Outcome::NodeUp) = (&command.kind, &outcome) {
             self.leases.began(host, *incarnation);
         }
-        after.deliver.extend(wiring::applied(&self.me, owner.as_ref(), &command, &outcome));
+        if let (Kind::NodeRestarting { host, incarnation, .. }, Outcome::NodeRestarting) = (&command.kind, &outcome) {
+            self.leases.restarting(host, *incarnation);
+            if *host == self.me
+                && *incarnation == self.others.life.now()
+                && let Some((sent_ms, for_ms)) = self.announced
+            {
+                self.leases.restarts(sent_ms, for_ms);
+                self.others.life.lease.extend(self.leases.until_ms());
+            }
+        }
+        after.deliver.extend(wiring::applied(&self.me, holder.as_ref(), &command, &outcome));
         if let Some(tell) = pending.and_then(|pending| pending.tell) {
             after.told.push((tell, outcome));
         }
@@ -308,7 +359,7 @@ impl ConsensusActor {
 
     fn install(&mut self, index: u64, data: &[u8]) -> Result<(), String> {
         self.map = placement::decode_snapshot(data)
-            .map_err(|error| format!("the snapshot is not for this version: {error}"))?;
+            .map_err(|error| not_for_this_version("the snapshot of the log", &error))?;
         if self.map.applied() < index {
             self.map.skip(index);
         }
@@ -337,7 +388,8 @@ impl ConsensusActor {
         if pending.tell.is_some() || pending.command.kind.sandbox().is_none() {
             self.again.push_back(pending);
         } else {
-            after.deliver.extend(wiring::dropped(&pending.command));
+            let holder = self.map.holder(&pending.command.kind);
+            after.deliver.extend(wiring::dropped(holder.as_ref(), &pending.command));
         }
     }
 
@@ -378,6 +430,7 @@ impl ConsensusActor {
             self.leases.confirm_by(id);
             self.feed(Input::ReadBarrier { id }, ctx);
         }
+        self.gauges.publish(&self.core, self.leadership, self.leases.until_ms());
     }
 
     fn send_heartbeat(&mut self) {
@@ -394,9 +447,11 @@ impl ConsensusActor {
 
     /// A quorum has confirmed, after these were heard, that this node leads.
     fn acknowledge(&mut self, barrier: u64) {
+        self.leases.is_current();
         for Beat { host, incarnation, number } in self.leases.confirmed(barrier) {
             if host == self.me {
                 self.leases.acknowledged(number);
+                self.others.life.lease.extend(self.leases.until_ms());
             } else {
                 let ack = HeartbeatAck { sequence: number, incarnation: incarnation.0 };
                 self.others.cluster.send(&host, PeerMessage::HeartbeatAck(ack));
@@ -407,7 +462,8 @@ impl ConsensusActor {
     fn declare_lost(&mut self, ctx: &mut Context<Self>) {
         for (host, incarnation) in self.leases.lost(&self.map, &self.me) {
             tracing::warn!(node = %host, "not heard for too long, declaring it lost");
-            let command = Command { time: now(), kind: Kind::NodeLost { host, incarnation } };
+            let restarting = self.map.node(&host).is_some_and(|node| node.restarting.is_some());
+            let command = Command { time: now(), kind: Kind::NodeLost { host, incarnation, restarting } };
             self.propose(Pending { command, since: Instant::now(), tell: None }, ctx);
         }
     }
@@ -443,7 +499,9 @@ impl ConsensusActor {
             return;
         }
         let Others { cluster, presence, .. } = &self.others;
-        if let Some(step) = members::next_step(&self.core, &self.map, cluster, &self.me, presence.member) {
+        if let Some(step) =
+            members::next_step(&self.core, &self.map, (cluster, &self.leases), &self.me, presence.member)
+        {
             tracing::info!(?step, "the membership changes");
             let proposal = ProposalId(self.next_proposal);
             self.next_proposal += 1;
@@ -451,6 +509,14 @@ impl ConsensusActor {
             self.feed(Input::ChangeMembers { proposal, change: members::conf_change(&step) }, ctx);
         }
     }
+}
+
+/// Whoever skipped what it does not know would have another map than the others: so the node stops.
+fn not_for_this_version(what: &str, error: &DecodeError) -> String {
+    format!(
+        "{what} holds what this version of Warren (commands up to {COMMANDS_KNOWN}) does not know: {error}; start this \
+         node in the version that the other nodes run"
+    )
 }
 
 impl Actor for ConsensusActor {
@@ -487,6 +553,17 @@ impl Handler<ProposeAndTell> for ConsensusActor {
     }
 }
 
+impl Handler<AnnounceRestart> for ConsensusActor {
+    type Result = ();
+
+    fn handle(&mut self, AnnounceRestart { for_ms, tell }: AnnounceRestart, ctx: &mut Self::Context) {
+        self.announced = Some((boottime_ms(), for_ms));
+        let kind = Kind::NodeRestarting { host: self.me.clone(), incarnation: self.others.life.now(), for_ms };
+        let command = Command { time: now(), kind };
+        self.propose(Pending { command, since: Instant::now(), tell: Some(tell) }, ctx);
+    }
+}
+
 impl Handler<Barrier> for ConsensusActor {
     type Result = ();
 
@@ -512,6 +589,7 @@ impl Handler<Acked> for ConsensusActor {
     fn handle(&mut self, Acked { incarnation, number }: Acked, _: &mut Self::Context) {
         if incarnation == self.others.life.now() {
             self.leases.acknowledged(number);
+            self.others.life.lease.extend(self.leases.until_ms());
         }
     }
 }
@@ -529,7 +607,10 @@ impl Handler<Persisted> for ConsensusActor {
 
     fn handle(&mut self, Persisted(result): Persisted, ctx: &mut Self::Context) {
         match result {
-            Ok(batch) => self.feed(Input::Persisted { batch }, ctx),
+            Ok(batch) => {
+                self.gauges.durable(batch);
+                self.feed(Input::Persisted { batch }, ctx);
+            }
             Err(reason) => self.feed(Input::PersistFailed { batch: 0, reason }, ctx),
         }
     }

@@ -268,6 +268,26 @@ fn a_large_upload_waits_for_the_file() {
 }
 
 #[test]
+fn a_node_that_ends_finishes_what_it_has_begun_and_begins_nothing() {
+    local(async {
+        let pair = Pair::new().await;
+        let (remote, body) = (pair.remote.clone(), parts(1, Arc::default()));
+        let upload = spawn_local(async move { remote.write_file(id(), GENERATION, "/slow", body).await });
+        until("the upload", || pair.script.asked.lock().contains(&format!("write_file {} /slow", id()))).await;
+        let doorway = Arc::clone(&pair.doorway);
+        let mut closing = Box::pin(async move { doorway.close_and_wait().await });
+        assert!((&mut closing).now_or_never().is_none(), "an upload is under way");
+        for (what, fault) in each(&pair).await {
+            assert_eq!(code(fault.map_or(Ok(()), Err)), ErrorCode::Unavailable, "{what}");
+        }
+        pair.script.go_on.notify_one();
+        soon("the upload's end", closing).await;
+        assert_eq!(soon("the upload", upload).await.unwrap(), Ok(()));
+        assert_eq!(pair.script.asked.lock().len(), 1, "{:?}", pair.script.asked.lock());
+    });
+}
+
+#[test]
 fn a_command_dies_with_its_caller() {
     local(async {
         let pair = Pair::new().await;
@@ -369,5 +389,19 @@ fn an_owner_that_dies_leaves_the_outcome_unknown_and_is_then_not_there() {
         for (operation, fault) in each(&pair).await {
             assert_eq!(code(fault.map_or(Ok(()), Err)), ErrorCode::Unavailable, "{operation}");
         }
+    });
+}
+
+#[test]
+fn a_sandbox_is_taken_over_although_it_is_placed_elsewhere() {
+    local(async {
+        let pair = Pair::new().await;
+        let elsewhere = || Placed::Elsewhere { owner: HostId::new("h9"), generation: GENERATION };
+        *pair.placed.lock() = elsewhere();
+        assert_eq!(pair.remote.take_over(id(), GENERATION).await, Ok(()));
+        assert_eq!(*pair.script.asked.lock(), [format!("take_over {} {GENERATION}", id())]);
+        let refusal = WarrenError::new(ErrorCode::NoCapacity, "full");
+        *pair.script.refuse_with.lock() = Some(refusal);
+        assert_eq!(code(pair.remote.take_over(id(), GENERATION).await), ErrorCode::NoCapacity);
     });
 }

@@ -192,10 +192,11 @@ impl Placement {
         self.remains.iter().map(|((id, generation), holder)| (*id, *generation, holder))
     }
 
-    /// Whether something of a sandbox may still live on an earlier owner.
+    /// Whether some node has not yet reported that nothing is left there of a sandbox, or of an older generation of it.
     #[must_use]
-    pub fn has_remains(&self, id: &SandboxId) -> bool {
-        self.remains.range((*id, Generation(0))..=(*id, Generation(u64::MAX))).next().is_some()
+    pub fn owes(&self, id: &SandboxId) -> bool {
+        self.is_tombstoned(id)
+            || self.remains.range((*id, Generation(0))..=(*id, Generation(u64::MAX))).next().is_some()
     }
 
     /// What the sandboxes of one owner are promised.

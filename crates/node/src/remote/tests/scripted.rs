@@ -12,14 +12,16 @@ use parking_lot::Mutex;
 use peers::{Authority, Caller, CallerConfig, Incoming, Listener, ListenerConfig, NodeTls, Peer, Security};
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet, LocalSet, spawn_local};
-use types::node::NodeHealth;
+use types::node::{NodeHealth, NodeInfo};
 use types::{
     ClusterId, CreateRequest, ErrorCode, ExecOutcome, ExecRequest, FileEntry, FileKind, Generation, HostId,
     NetworkMode, Resources, Sandbox, SandboxId, Status, Timestamp, WarrenError,
 };
 
 use crate::answer_calls::{Placed, answer};
+use crate::doorway::Doorway;
 use crate::remote::Remote;
+use crate::take_over::TakesOver;
 
 pub const MIB: usize = 1 << 20;
 pub const GENERATION: Generation = Generation(3);
@@ -134,9 +136,30 @@ pub fn pattern(part: usize) -> Bytes {
     Bytes::from((0..MIB).map(|index| (index + part * 7) as u8).collect::<Vec<_>>())
 }
 
+impl TakesOver for Owner {
+    async fn take_over(&self, id: SandboxId, generation: Generation) -> Result<(), WarrenError> {
+        self.ask(format!("take_over {id} {generation}"))
+    }
+}
+
 impl Operations for Owner {
     fn health(&self) -> NodeHealth {
-        NodeHealth { node: HostId::new("h2"), leader: None, quorum: true, unhealthy: None }
+        NodeHealth {
+            cluster: ClusterId::new("c"),
+            node: HostId::new("h2"),
+            leader: None,
+            quorum: true,
+            voters: Vec::new(),
+            unhealthy: None,
+        }
+    }
+
+    async fn nodes(&self, _: Consistency) -> Result<Vec<NodeInfo>, WarrenError> {
+        unreachable!("a node is asked for its own view only")
+    }
+
+    async fn node(&self, _: &str, _: Consistency) -> Result<NodeInfo, WarrenError> {
+        unreachable!("a node is asked for its own view only")
     }
 
     async fn create(&self, request: CreateRequest) -> Result<Sandbox, WarrenError> {
@@ -242,6 +265,7 @@ pub struct Pair {
     pub caller: Caller,
     pub remote: Remote,
     pub placed: Arc<Mutex<Placed>>,
+    pub doorway: Arc<Doorway>,
     owner: JoinHandle<()>,
 }
 
@@ -256,16 +280,19 @@ impl Pair {
         let operations = Arc::new(Owner(Arc::clone(&script)));
         let placed = Arc::new(Mutex::new(Placed::Here(GENERATION)));
         let seen = Arc::clone(&placed);
+        let doorway = Arc::<Doorway>::default();
+        let shared = Arc::clone(&doorway);
         let owner = spawn_local(async move {
             let mut connections = JoinSet::new();
             loop {
                 let Incoming::Call(calls) = listener.accept().await else { panic!("only calls come here") };
                 let seen = Arc::clone(&seen);
-                connections.spawn_local(answer(calls, Arc::clone(&operations), move |_| seen.lock().clone()));
+                let doorway = Arc::clone(&shared);
+                connections.spawn_local(answer(calls, Arc::clone(&operations), doorway, move |_| seen.lock().clone()));
             }
         });
         let caller = Caller::new(peer, CallerConfig::default());
-        Self { script, remote: Remote::new(caller.clone()), caller, placed, owner }
+        Self { script, remote: Remote::new(caller.clone()), caller, placed, doorway, owner }
     }
 
     /// As if the owner's process died: nobody listens, every connection is closed.
