@@ -1,5 +1,6 @@
 //! How a newcomer becomes a member: it shows a token to any node, over a connection that it trusts because of the
-//! authority's fingerprint in that token, and is given all that a member has.
+//! authority's fingerprint in that token, and is given all that a member has. Who was a member before shows its
+//! certificate instead.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -15,7 +16,7 @@ use crate::connections::JoinPlace;
 use crate::dial::connect;
 use crate::error::{ConnectError, JoinError, LinkError, Unknown};
 use crate::frames::{Connection, FrameWriter};
-use crate::identity::join_client_config;
+use crate::identity::{Protection, Security, join_client_config};
 use crate::limits::{CONNECT_TIMEOUT, JOIN_REPLY_BYTES_MAX, JOIN_TIMEOUT, JOIN_WRITE_TIMEOUT, PROTOCOL_VERSION};
 use crate::token::JoinToken;
 use crate::wire::{self, Hello, JoinReply, Kind, join_reply};
@@ -92,9 +93,11 @@ impl fmt::Debug for Accepted {
     }
 }
 
-/// Somebody who wants to become a member. Nothing it says is proven; its token is to be verified.
+/// Somebody who wants to become a member. Nothing it says is proven but what [`JoinConnection::is_certified`] says;
+/// its token is to be verified.
 pub struct JoinConnection {
     token: String,
+    certified: bool,
     request: JoinRequest,
     remote: SocketAddr,
     connection: Connection,
@@ -104,6 +107,7 @@ pub struct JoinConnection {
 impl JoinConnection {
     pub(crate) fn new(
         request: wire::JoinRequest,
+        certified: Option<HostId>,
         remote: SocketAddr,
         connection: Connection,
         place: JoinPlace,
@@ -112,6 +116,7 @@ impl JoinConnection {
         if !is_plain(&request.host) {
             return None;
         }
+        let certified = certified.is_some_and(|host| host.as_str() == request.host);
         let token = request.token;
         let request = JoinRequest {
             host: HostId::new(request.host),
@@ -125,13 +130,20 @@ impl JoinConnection {
                 commands: versions.commands,
             },
         };
-        Some(Self { token, request, remote, connection, _place: place })
+        Some(Self { token, certified, request, remote, connection, _place: place })
     }
 
     /// What the newcomer says of itself.
     #[must_use]
     pub fn request(&self) -> &JoinRequest {
         &self.request
+    }
+
+    /// Whether it has shown this cluster's certificate for the very host that it asks for: it has been let in before,
+    /// and needs no token to come back.
+    #[must_use]
+    pub fn is_certified(&self) -> bool {
+        self.certified
     }
 
     /// The token that it shows.
@@ -219,7 +231,26 @@ impl JoinClient {
     /// # Errors
     /// Not let in, or not known whether.
     pub async fn join(address: &str, token: &JoinToken, request: JoinRequest) -> Result<Accepted, JoinError> {
-        ask(address, token, request, true).await
+        let config = Some(Arc::new(join_client_config(token)));
+        ask(address, token.cluster(), token.to_string(), request, config).await
+    }
+
+    /// Asks the member `host` at `address` to be let in once more, without a token: the certificate says who we are.
+    /// What answers must be that member.
+    ///
+    /// # Errors
+    /// Not let in, or not known whether.
+    pub async fn rejoin(
+        security: &Security,
+        host: &HostId,
+        address: &str,
+        request: JoinRequest,
+    ) -> Result<Accepted, JoinError> {
+        let config = match &*security.0 {
+            Protection::Tls(identity) => Some(Arc::new(identity.client_config(host, Kind::Join))),
+            Protection::Plaintext { .. } => None,
+        };
+        ask(address, security.cluster(), String::new(), request, config).await
     }
 
     /// The same in plain text, which goes to loopback only.
@@ -231,22 +262,27 @@ impl JoinClient {
         token: &JoinToken,
         request: JoinRequest,
     ) -> Result<Accepted, JoinError> {
-        ask(address, token, request, false).await
+        ask(address, token.cluster(), token.to_string(), request, None).await
     }
 }
 
-async fn ask(address: &str, token: &JoinToken, request: JoinRequest, encrypted: bool) -> Result<Accepted, JoinError> {
+async fn ask(
+    address: &str,
+    cluster: &ClusterId,
+    token: String,
+    request: JoinRequest,
+    config: Option<Arc<rustls::ClientConfig>>,
+) -> Result<Accepted, JoinError> {
     let hello = Hello {
         protocol_version: PROTOCOL_VERSION,
         kind: Kind::Join.into(),
-        cluster: token.cluster().as_str().to_owned(),
+        cluster: cluster.as_str().to_owned(),
         host: request.host.as_str().to_owned(),
         wanted_host: String::new(),
     };
-    let config = encrypted.then(|| Arc::new(join_client_config(token)));
     let (mut connection, _) = connect(address, config, hello, CONNECT_TIMEOUT).await.map_err(JoinError::Connect)?;
     connection.writer.push(&wire::JoinRequest {
-        token: token.to_string(),
+        token,
         host: request.host.as_str().to_owned(),
         peer_address: request.peer_address,
         http_address: request.http_address,
@@ -267,7 +303,7 @@ async fn ask(address: &str, token: &JoinToken, request: JoinRequest, encrypted: 
     };
     let reply = timeout(JOIN_TIMEOUT, answer).await.map_err(|_| JoinError::Unknown(Unknown::TimedOut))??;
     match reply.answer {
-        Some(join_reply::Answer::Accepted(accepted)) => read_accepted(accepted, token),
+        Some(join_reply::Answer::Accepted(accepted)) => read_accepted(accepted, cluster),
         Some(join_reply::Answer::Refused(error)) => {
             Err(JoinError::Refused { code: error.code, message: error.message })
         }
@@ -275,8 +311,8 @@ async fn ask(address: &str, token: &JoinToken, request: JoinRequest, encrypted: 
     }
 }
 
-fn read_accepted(accepted: wire::JoinAccepted, token: &JoinToken) -> Result<Accepted, JoinError> {
-    if accepted.cluster != token.cluster().as_str() {
+fn read_accepted(accepted: wire::JoinAccepted, cluster: &ClusterId) -> Result<Accepted, JoinError> {
+    if accepted.cluster != cluster.as_str() {
         return Err(JoinError::Answer("it is of another cluster"));
     }
     if accepted.member == 0 {
@@ -289,7 +325,7 @@ fn read_accepted(accepted: wire::JoinAccepted, token: &JoinToken) -> Result<Acce
         http_address: peer.http_address,
     });
     Ok(Accepted {
-        cluster: token.cluster().clone(),
+        cluster: cluster.clone(),
         member: accepted.member,
         ca_certificate: accepted.ca_certificate,
         ca_key: accepted.ca_key,

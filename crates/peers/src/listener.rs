@@ -335,7 +335,7 @@ impl Door {
         }
         let host = HostId::new(hello.host);
         if kind == Kind::Join {
-            return Ok(Place::Join);
+            return Ok(Place::Join(shown.host.clone()));
         }
         // From here on only members.
         if self.tls.is_some() && shown.host.as_ref() != Some(&host) {
@@ -355,7 +355,7 @@ impl Door {
 
     async fn begin(&self, place: Place, mut connection: Connection, remote: SocketAddr) -> Result<Incoming, Refusal> {
         match place {
-            Place::Join => {
+            Place::Join(certified) => {
                 let request = connection.reader.next::<wire::JoinRequest>(JOIN_REQUEST_BYTES_MAX).await;
                 let request = request.map_err(Refusal::Hello)?.ok_or(Refusal::Hello(LinkError::CutOff))?;
                 // Only now: somebody who says nothing must not keep newcomers out.
@@ -364,7 +364,7 @@ impl Door {
                     join::refuse(&mut connection.writer, busy.0, busy.1).await.map_err(Refusal::Hello)?;
                     return Err(refused(RefusedReason::Busy, busy.1));
                 };
-                let request = JoinConnection::new(request, remote, connection, place);
+                let request = JoinConnection::new(request, certified, remote, connection, place);
                 request.map(Incoming::Join).ok_or(Refusal::Hello(LinkError::Protocol("a join of another form")))
             }
             Place::Stream(host) => {
@@ -381,7 +381,8 @@ impl Door {
 }
 
 enum Place {
-    Join,
+    /// With the host that its certificate names, if it has shown one.
+    Join(Option<HostId>),
     Stream(HostId),
     Call(HostId, crate::connections::CallPlace),
 }

@@ -246,29 +246,33 @@ fn token(cluster: &Cluster, expires_at: u64) -> JoinToken {
     JoinToken::issue(SECRET, authority.cluster(), authority.fingerprint(), Timestamp(expires_at))
 }
 
+/// What a member gives to whom it lets in.
+fn given(authority: &Authority, request: &JoinRequest) -> Accepted {
+    let certificate = authority.sign_node(&request.host, &request.public_key).unwrap();
+    Accepted {
+        cluster: authority.cluster().clone(),
+        member: 4,
+        ca_certificate: authority.certificate().to_vec().into(),
+        ca_key: authority.key().to_vec().into(),
+        certificate: certificate.into(),
+        secrets_key: vec![5; 32].into(),
+        api_keys: vec!["key".to_owned()],
+        peers: vec![Member {
+            host: host("h1"),
+            member: 1,
+            peer_address: "10.0.0.1:7001".to_owned(),
+            http_address: "10.0.0.1:7000".to_owned(),
+        }],
+    }
+}
+
 /// What a member does with a join at the time 1000.
 async fn admit(node: &mut Node, authority: Authority) -> Result<(), TokenError> {
     let join = soon("a join", node.joins.recv()).await.unwrap();
     let verdict = join.token().and_then(|token| token.verify(SECRET, authority.cluster(), Timestamp(1_000)));
     match &verdict {
         Ok(()) => {
-            let request = join.request().clone();
-            let certificate = authority.sign_node(&request.host, &request.public_key).unwrap();
-            let accepted = Accepted {
-                cluster: authority.cluster().clone(),
-                member: 4,
-                ca_certificate: authority.certificate().to_vec().into(),
-                ca_key: authority.key().to_vec().into(),
-                certificate: certificate.into(),
-                secrets_key: vec![5; 32].into(),
-                api_keys: vec!["key".to_owned()],
-                peers: vec![Member {
-                    host: host("h1"),
-                    member: 1,
-                    peer_address: "10.0.0.1:7001".to_owned(),
-                    http_address: "10.0.0.1:7000".to_owned(),
-                }],
-            };
+            let accepted = given(&authority, join.request());
             join.accept(accepted).await.unwrap();
         }
         Err(error) => join.refuse(ErrorCode::Forbidden, error.to_string()).await.unwrap(),
@@ -297,6 +301,49 @@ async fn a_newcomer_with_a_token_becomes_a_member() {
     let peer = Peer::new(&peers::Security::tls(identity), host("h1"), address);
     let mut call = peers::Caller::new(peer, peers::CallerConfig::default()).call(stat("/a")).await.unwrap();
     assert!(call.next().await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn who_was_a_member_comes_back_by_its_certificate_and_as_itself_only() {
+    let cluster = Cluster::new("c1");
+    let mut node = Node::start(cluster.member("h1")).await;
+    let address = node.address.to_string();
+    let key = NodeKey::generate().unwrap();
+    // Its own certificate, and another member's.
+    for (shown, expected) in [("h9", true), ("h8", false)] {
+        let security = cluster.member(shown);
+        let answering = async {
+            let join = soon("a join", node.joins.recv()).await.unwrap();
+            assert_eq!(join.is_certified(), expected, "{shown}");
+            assert!(join.token().is_err(), "it has none");
+            if join.is_certified() {
+                let accepted = given(&cluster.authority, join.request());
+                join.accept(accepted).await.unwrap();
+            } else {
+                join.refuse(ErrorCode::Forbidden, "no").await.unwrap();
+            }
+        };
+        let member = host("h1");
+        let (answer, ()) = tokio::join!(JoinClient::rejoin(&security, &member, &address, newcomer(&key)), answering);
+        assert_eq!(answer.is_ok(), expected, "{shown}: {answer:?}");
+    }
+    // A token shows no certificate.
+    let token = token(&cluster, 2_000);
+    let answering = async {
+        let join = soon("a join", node.joins.recv()).await.unwrap();
+        assert!(!join.is_certified() && join.token().is_ok());
+        join.refuse(ErrorCode::Forbidden, "no").await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(JoinClient::join(&address, &token, newcomer(&key)), answering);
+    assert!(matches!(answer, Err(JoinError::Refused { .. })), "{answer:?}");
+    // Neither side believes a namesake, and nobody but the member that is meant.
+    let namesake = Cluster::new("c1").member("h9");
+    let error = JoinClient::rejoin(&namesake, &host("h1"), &address, newcomer(&key)).await.unwrap_err();
+    assert!(matches!(error, JoinError::Connect(_)), "{error:?}");
+    let security = cluster.member("h9");
+    let error = JoinClient::rejoin(&security, &host("h2"), &address, newcomer(&key)).await.unwrap_err();
+    assert!(matches!(error, JoinError::Connect(ConnectError::OtherHost(_))), "{error:?}");
+    assert!(node.joins.try_recv().is_err());
 }
 
 #[tokio::test]
