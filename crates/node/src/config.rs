@@ -4,8 +4,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use runtime::EngineConfig;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use types::{ClusterId, HostId};
+
+/// Seconds that a node may ask not to be missed.
+const RESTART_WITHIN_SECONDS_MAX: u64 = 3_600;
 
 /// How a node is set up. Every field has a default that works on one host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +26,8 @@ pub struct NodeConfig {
     pub peer_address: Option<String>,
     /// Where clients find this node; none for the address it listens on.
     pub http_address: Option<String>,
+    /// Address on which Prometheus finds `/metrics`, or `off`. It asks for no key.
+    pub metrics_listen: MetricsListen,
     /// Peer address of any member of the cluster to join; looked at only by a node without an identity.
     pub join: Option<String>,
     /// The token that lets this node join.
@@ -57,8 +62,61 @@ pub struct NodeConfig {
     pub allow_no_timeout: bool,
     /// Commands may ask for `user: root` (root of the sandbox's user namespace, few capabilities).
     pub allow_root: bool,
+    /// Seconds within which a node that was ended by a signal means to be back: it is not missed before, and the
+    /// leases of its sandboxes go on. 0 to be missed at once.
+    pub restart_within_seconds: u64,
     /// Destroy every sandbox and slot when the node ends by a signal.
     pub destroy_on_exit: bool,
+}
+
+/// Where Prometheus finds the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MetricsListen {
+    /// Nowhere.
+    Off,
+    /// On [`METRICS_LISTEN`], where no other process has it.
+    #[default]
+    Default,
+    /// Here.
+    At(SocketAddr),
+}
+
+/// Where Prometheus finds the metrics of a node whose configuration does not say.
+pub const METRICS_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9723);
+
+/// How the configuration says that there are none.
+const METRICS_OFF: &str = "off";
+
+impl MetricsListen {
+    /// The address; none for off.
+    #[must_use]
+    pub fn address(self) -> Option<SocketAddr> {
+        match self {
+            Self::Off => None,
+            Self::Default => Some(METRICS_LISTEN),
+            Self::At(address) => Some(address),
+        }
+    }
+}
+
+impl Serialize for MetricsListen {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.address() {
+            None => serializer.serialize_str(METRICS_OFF),
+            Some(address) => serializer.collect_str(&address),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for MetricsListen {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == METRICS_OFF {
+            return Ok(Self::Off);
+        }
+        let wrong = |_| serde::de::Error::custom(format!("metrics_listen: {text:?} is neither an address nor `off`"));
+        text.parse().map(Self::At).map_err(wrong)
+    }
 }
 
 /// Limits of a sandbox that names none; 0 for no limit.
@@ -88,6 +146,7 @@ impl Default for NodeConfig {
             peer_listen: None,
             peer_address: None,
             http_address: None,
+            metrics_listen: MetricsListen::Default,
             join: None,
             join_token: None,
             api_keys: Vec::new(),
@@ -105,6 +164,7 @@ impl Default for NodeConfig {
             default_timeout_seconds: types::limits::TIMEOUT_SECONDS_DEFAULT,
             allow_no_timeout: true,
             allow_root: true,
+            restart_within_seconds: 60,
             destroy_on_exit: false,
         }
     }
@@ -204,6 +264,9 @@ impl NodeConfig {
         if self.creates_in_flight_max == 0 {
             return wrong("creates_in_flight_max", "at least one");
         }
+        if self.restart_within_seconds > RESTART_WITHIN_SECONDS_MAX {
+            return wrong("restart_within_seconds", "an hour at most: so long nobody takes over what the node has");
+        }
         if self.memory_overcommit_percent == 0 {
             return wrong("memory_overcommit_percent", "at least 1");
         }
@@ -226,6 +289,17 @@ mod tests {
         std::fs::write(&file, "pool_sice = 7\n").unwrap();
         let error = NodeConfig::load(Some(&file), Vec::new()).unwrap_err().to_string();
         assert!(error.contains("pool_sice"), "{error}");
+    }
+
+    #[test]
+    fn metrics_are_on_loopback_elsewhere_or_off() {
+        let load = |value: &str| NodeConfig::load(None, vec![("metrics_listen", value.into())]);
+        let default = NodeConfig::load(None, Vec::new()).unwrap().metrics_listen;
+        assert!(default.address().unwrap().ip().is_loopback());
+        assert_eq!(load("off").unwrap().metrics_listen.address(), None);
+        assert_eq!(load("[::]:99").unwrap().metrics_listen, MetricsListen::At("[::]:99".parse().unwrap()));
+        let error = load("on").unwrap_err().to_string();
+        assert!(error.contains("metrics_listen"), "{error}");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::actors::consensus::{Acked, ConsensusActor, FromPeer, Heard, ProposeAn
 use crate::actors::leases::Beat;
 use crate::answer_calls::answer;
 use crate::config::NodeConfig;
+use crate::doorway::Doorway;
 use crate::gossip;
 use crate::hub::now;
 use crate::identity::Identity;
@@ -38,7 +39,7 @@ struct Inside {
 }
 
 impl PeersDoor {
-    /// Opens the door where the configuration names an address.
+    /// Opens the door where the configuration names an address. What comes back closes it for calls.
     ///
     /// # Errors
     /// The address can not be listened on.
@@ -48,10 +49,12 @@ impl PeersDoor {
         consensus: &Addr<ConsensusActor>,
         view: &Arc<View>,
         operations: Arc<OnceLock<Arc<NodeOperations>>>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Arc<Doorway>> {
+        let doorway = Arc::<Doorway>::default();
         let Some(address) = config.peer_listen else {
-            return Ok(());
+            return Ok(doorway);
         };
+        let shared = Arc::clone(&doorway);
         let mut listener = Listener::bind(address, identity.security.clone(), ListenerConfig::default())
             .await
             .with_context(|| format!("peer_listen: cannot bind {address}"))?;
@@ -75,7 +78,8 @@ impl PeersDoor {
                     Incoming::Call(call) => match operations.get() {
                         Some(here) => {
                             let placing = Arc::clone(here);
-                            actix::spawn(answer(call, Arc::clone(here), move |id| placing.placed(id)));
+                            let doorway = Arc::clone(&shared);
+                            actix::spawn(answer(call, Arc::clone(here), doorway, move |id| placing.placed(id)));
                         }
                         // The caller finds its connection closed, and that nothing was done.
                         None => tracing::debug!(peer = %call.peer(), "a call came before this node was up"),
@@ -83,7 +87,7 @@ impl PeersDoor {
                 }
             }
         });
-        Ok(())
+        Ok(doorway)
     }
 }
 
@@ -140,6 +144,7 @@ impl Inside {
             host: request.host.clone(),
             peer_address: request.peer_address.clone(),
             http_address: request.http_address.clone(),
+            commands: request.versions.commands,
         };
         let (tell, told) = oneshot::channel();
         self.consensus.do_send(ProposeAndTell { command: Command { time: now(), kind }, tell });

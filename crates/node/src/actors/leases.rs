@@ -25,6 +25,8 @@ pub struct Leases {
     holder: Holder,
     granter: Granter,
     leads: bool,
+    /// Since it leads a barrier was passed: its map has all that was committed before.
+    current: bool,
     /// Heard, and acknowledged once a quorum has confirmed that this node leads.
     heard: Vec<Beat>,
     confirming: BTreeMap<u64, Vec<Beat>>,
@@ -43,6 +45,7 @@ impl Leases {
             self.confirming.clear();
         }
         self.leads = leads;
+        self.current = false;
         self.declaring.clear();
     }
 
@@ -54,6 +57,11 @@ impl Leases {
     /// The leader has acknowledged a heartbeat of this node.
     pub fn acknowledged(&mut self, number: u64) {
         self.holder.acknowledged(number);
+    }
+
+    /// When this node's lease runs out.
+    pub fn until_ms(&self) -> u64 {
+        self.holder.until_ms()
     }
 
     /// A heartbeat came in. Nobody but the leader takes note.
@@ -69,6 +77,28 @@ impl Leases {
         if self.leads {
             self.granter.heard(boottime_ms(), host, incarnation);
         }
+    }
+
+    /// A life of a node has announced that it restarts, and the map has that.
+    pub fn restarting(&mut self, host: &HostId, incarnation: Incarnation) {
+        if self.leads {
+            self.granter.restarts(boottime_ms(), host, incarnation);
+        }
+    }
+
+    /// The map has taken in that this node restarts, as it was first proposed at `sent_ms`.
+    pub fn restarts(&mut self, sent_ms: u64, for_ms: u64) {
+        self.holder.restarts(sent_ms, for_ms);
+    }
+
+    /// Whether this life of a node was heard lately. Nobody but the leader hears.
+    pub fn hears(&self, host: &HostId, incarnation: Incarnation) -> bool {
+        self.granter.hears(boottime_ms(), host, incarnation)
+    }
+
+    /// A barrier is passed: the map has all that was committed before this node led.
+    pub fn is_current(&mut self) {
+        self.current = self.leads;
     }
 
     /// Whether a barrier is wanted for those that were heard.
@@ -88,10 +118,14 @@ impl Leases {
 
     /// The nodes that are to be declared lost now. A node that never was up is nobody to miss.
     pub fn lost(&mut self, map: &Placement, me: &HostId) -> Vec<(HostId, Incarnation)> {
+        // An older map may lack that a node restarts.
+        if !self.current {
+            return Vec::new();
+        }
         let watched = map
             .nodes()
             .filter(|(host, node)| *host != me && !node.lost && node.incarnation.0 > 0)
-            .map(|(host, node)| (host, node.incarnation, None));
+            .map(|(host, node)| (host, node.incarnation, node.restarting));
         let mut lost = self.granter.lost(boottime_ms(), watched);
         lost.retain(|(host, _)| self.declaring.insert(host.clone()));
         lost

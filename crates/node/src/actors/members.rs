@@ -6,13 +6,20 @@ use types::HostId;
 use warren_core::membership::{Member, Members, Step, plan};
 use warren_core::placement::Placement;
 
+use super::leases::Leases;
 use crate::cluster::Cluster;
 
 /// Entries that a member may be behind and still count as caught up.
 const CAUGHT_UP_ENTRIES: u64 = 64;
 
 /// The next change that the leader `me` should make, if any.
-pub fn next_step(core: &Consensus, map: &Placement, cluster: &Cluster, me: &HostId, member: u64) -> Option<Step> {
+pub fn next_step(
+    core: &Consensus,
+    map: &Placement,
+    (cluster, leases): (&Cluster, &Leases),
+    me: &HostId,
+    member: u64,
+) -> Option<Step> {
     let now = core.members();
     let members = Members {
         changing: !now.voters_outgoing.is_empty(),
@@ -26,7 +33,12 @@ pub fn next_step(core: &Consensus, map: &Placement, cluster: &Cluster, me: &Host
         .map(|(host, node)| Member {
             id: node.presence.member,
             current: true,
-            alive: host == me || (cluster.reaches(host) && !node.lost),
+            // Both ways: it is reached, and it was heard within the time of a lease.
+            alive: host == me
+                || (cluster.reaches(host)
+                    && leases.hears(host, node.incarnation)
+                    && !node.lost
+                    && node.restarting.is_none()),
             caught_up: caught_up(node.presence.member),
         })
         .filter(|member| member.id != 0)
