@@ -66,6 +66,13 @@ impl Client {
         parse("GET", self.agent.get(&url).header("X-API-Key", &self.key).call()?, 200)
     }
 
+    /// Starts a sandbox that was stopped.
+    pub fn start(&self, id: &str) -> Result<()> {
+        let request = self.agent.post(format!("{}/sandboxes/{id}/start", self.base)).header("X-API-Key", &self.key);
+        parse("POST start", request.send_empty()?, 200)?;
+        Ok(())
+    }
+
     /// The ids of all sandboxes.
     pub fn list(&self) -> Result<Vec<String>> {
         let url = format!("{}/sandboxes", self.base);

@@ -5,6 +5,7 @@
 mod apt_sources;
 mod base;
 mod bootstrap;
+mod plain;
 mod podman;
 mod recipe;
 mod tiny;
@@ -16,9 +17,11 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::{paths, setup, steps};
+pub use base::registry_answers;
+pub use plain::{base_recipe, make_base};
 #[cfg(test)]
 pub use podman::podman;
-use recipe::Recipe;
+pub use recipe::Recipe;
 
 /// The image that a sandbox gets when it names none.
 pub const DEFAULT_IMAGE: &str = "localhost/warren/default:latest";

@@ -7,6 +7,7 @@ mod bench;
 mod build;
 mod client;
 mod command;
+mod compose;
 mod image;
 #[cfg(test)]
 mod layers;
@@ -43,6 +44,8 @@ enum Chore {
     Build(build::Arguments),
     /// Start a node, or three, and run a first program in a sandbox
     Up(up::Arguments),
+    /// Try `docker-compose.yml` on a Docker engine that is started for it and stopped again
+    Compose,
     /// The whole gate: formatting, lints, tests, and nothing left behind
     Test(test::Arguments),
     /// Run the benchmarks against a release build
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Chore::Image(arguments) => image::run(&arguments),
         Chore::Build(arguments) => build::run(&arguments),
         Chore::Up(arguments) => up::run(&arguments),
+        Chore::Compose => compose::run(),
         Chore::Test(arguments) => test::run(&arguments),
         Chore::Bench(arguments) => bench::run(&arguments),
     };

@@ -1,6 +1,9 @@
 //! `setup`: the host packages that Warren and its tests need, found missing, announced, installed.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -44,6 +47,17 @@ const PACKAGES: &[Package] = &[
     needed("python3-venv", "/usr/share/doc/python3-venv", "the test that runs an outside SDK against a node"),
 ];
 
+/// What only the test of `docker-compose.yml` needs, which can also be left out.
+const COMPOSE_PACKAGES: &[Package] = &[
+    wanted("docker.io", "dockerd", "the Docker engine that the Compose test starts and stops"),
+    wanted("docker-cli", "docker", "its client, where the engine comes without"),
+    wanted("docker-compose", "docker-compose", "reads docker-compose.yml"),
+];
+
+/// Keeps packages from starting services. Only where the host has no such rule of its own.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+const POLICY_TEXT: &str = "#!/bin/sh\n# Written by xtask for one installation; it removes it afterwards.\nexit 101\n";
+
 /// Whether to say so when nothing is missing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Say {
@@ -53,10 +67,37 @@ pub enum Say {
 
 /// Installs what is missing. Fast when nothing is.
 pub fn run(say: Say) -> Result<()> {
-    let missing = missing(&installed());
+    install(PACKAGES, say)
+}
+
+/// Installs what the test of `docker-compose.yml` needs beside the rest. No service of it is started: an engine that
+/// runs for good would change the host's network rules, and the test has one of its own.
+pub fn compose() -> Result<()> {
+    let missing = missing(COMPOSE_PACKAGES, &installed(COMPOSE_PACKAGES));
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let ours = !Path::new(POLICY).exists();
+    if ours {
+        write_policy().with_context(|| format!("cannot write {POLICY}"))?;
+    }
+    let outcome = install(COMPOSE_PACKAGES, Say::OnlyWhenMissing);
+    if ours {
+        std::fs::remove_file(POLICY).with_context(|| format!("cannot remove {POLICY}"))?;
+    }
+    outcome
+}
+
+fn write_policy() -> std::io::Result<()> {
+    let mut file = File::options().write(true).create_new(true).mode(0o755).open(POLICY)?;
+    file.write_all(POLICY_TEXT.as_bytes())
+}
+
+fn install(packages: &'static [Package], say: Say) -> Result<()> {
+    let missing = missing(packages, &installed(packages));
     if missing.is_empty() {
         if say == Say::Always {
-            println!("setup: all {} host packages are there", PACKAGES.len());
+            println!("setup: all {} host packages are there", packages.len());
         }
         return Ok(());
     }
@@ -93,7 +134,7 @@ pub fn run(say: Say) -> Result<()> {
         command::quiet(apt().args(["install", "--yes", "--no-install-recommends"]).args(&known))
             .with_context(|| format!("apt-get could not install {}", known.join(" ")))
     })?;
-    let still: Vec<&str> = self::missing(&installed())
+    let still: Vec<&str> = self::missing(packages, &installed(packages))
         .into_iter()
         .filter(|package| known.contains(&package.name))
         .map(|package| package.name)
@@ -104,16 +145,16 @@ pub fn run(say: Say) -> Result<()> {
     Ok(())
 }
 
-fn missing(installed: &BTreeSet<String>) -> Vec<&'static Package> {
-    PACKAGES.iter().filter(|package| !installed.contains(package.name) && !is_shown(package.shown_by)).collect()
+fn missing(packages: &'static [Package], installed: &BTreeSet<String>) -> Vec<&'static Package> {
+    packages.iter().filter(|package| !installed.contains(package.name) && !is_shown(package.shown_by)).collect()
 }
 
 /// The names that dpkg has fully installed; empty where there is no dpkg, then only files count.
-fn installed() -> BTreeSet<String> {
+fn installed(packages: &[Package]) -> BTreeSet<String> {
     // It exits with 1 when it does not know one of the names, and still prints the others.
     let output = Command::new("dpkg-query")
         .args(["--show", "--showformat=${Package} ${db:Status-Status}\n"])
-        .args(PACKAGES.iter().map(|package| package.name))
+        .args(packages.iter().map(|package| package.name))
         .output();
     output.map(|output| parse_installed(&String::from_utf8_lossy(&output.stdout))).unwrap_or_default()
 }
@@ -165,8 +206,9 @@ mod tests {
 
     #[test]
     fn every_package_is_named_once_with_a_reason() {
-        let names: BTreeSet<&str> = PACKAGES.iter().map(|package| package.name).collect();
-        assert_eq!(names.len(), PACKAGES.len());
-        assert!(PACKAGES.iter().all(|package| package.why.len() > 10));
+        let all = || PACKAGES.iter().chain(COMPOSE_PACKAGES);
+        let names: BTreeSet<&str> = all().map(|package| package.name).collect();
+        assert_eq!(names.len(), all().count());
+        assert!(all().all(|package| package.why.len() > 10));
     }
 }

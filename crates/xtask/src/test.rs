@@ -13,7 +13,7 @@ use clap::Args;
 
 use crate::build::Built;
 use crate::tally::Tally;
-use crate::{build, command, image, leftovers, paths, setup, steps};
+use crate::{build, command, compose, image, leftovers, paths, setup, steps};
 
 /// One run at a time on a host: the sweep takes away what an earlier run left, and must not take a live one's.
 const LOCK: &str = "/run/warren-xtask-test.lock";
@@ -80,6 +80,9 @@ fn gate(arguments: &Arguments, tally: &mut Tally) -> Result<()> {
         // A binary that crashed, or did not build, has no result line.
         tally.failed = tally.failed.max(1);
     }
+    if arguments.selection.is_empty() {
+        compose_file(&built, tally);
+    }
     phase(tally, "nothing left behind", 60, || before.compare(&built));
     Ok(())
 }
@@ -93,6 +96,24 @@ fn phase(tally: &mut Tally, name: &str, budget_seconds: u64, work: impl FnOnce()
         println!("FAILED {name}: {error:#}");
         tally.failed += 1;
     }
+}
+
+/// One test more, where it can run.
+fn compose_file(built: &Built, tally: &mut Tally) {
+    let started = Instant::now();
+    match compose::test(built) {
+        Ok(compose::Outcome::Passed) => tally.passed += 1,
+        Ok(compose::Outcome::CannotRun(reason)) => {
+            println!("SKIPPED docker-compose.yml: {reason}");
+            tally.skipped += 1;
+            tally.reasons.push(format!("docker-compose.yml: {reason}"));
+        }
+        Err(error) => {
+            println!("FAILED docker-compose.yml: {error:#}");
+            tally.failed += 1;
+        }
+    }
+    timing("docker-compose.yml", started.elapsed(), 240);
 }
 
 /// A budget is a reminder, not a verdict: hosts differ.

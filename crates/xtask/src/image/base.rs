@@ -19,12 +19,14 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Pulls the public base, after a short look whether its registry answers at all.
 pub fn pull(base: &str) -> Result<()> {
-    steps::step(
-        &format!("ask {PUBLIC_REGISTRY} (at most {} s)", PROBE_TIMEOUT.as_secs()),
-        || probe(&probed_address()),
-    )?;
+    registry_answers()?;
     steps::step(&format!("pull {base}"), || command::quiet(podman::podman()?.args(["pull", "--quiet", base])))?;
     Ok(())
+}
+
+/// Whether the public registry answers, after a short look.
+pub fn registry_answers() -> Result<()> {
+    steps::step(&format!("ask {PUBLIC_REGISTRY} (at most {} s)", PROBE_TIMEOUT.as_secs()), || probe(&probed_address()))
 }
 
 /// Builds the image on a base that is here.

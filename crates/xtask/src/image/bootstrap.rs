@@ -54,7 +54,8 @@ pub fn make(tag: &str, recipe: &Recipe) -> Result<()> {
     removed.with_context(|| format!("cannot remove {}", tar.display()))
 }
 
-fn host_apt_settings() -> Result<String> {
+/// What the host's apt needs to reach its mirror.
+pub fn host_apt_settings() -> Result<String> {
     let dump = command::read(Command::new("apt-config").arg("dump"))?;
     Ok(pick_settings(&dump))
 }
