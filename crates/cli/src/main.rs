@@ -1,7 +1,12 @@
 //! The `warren` binary.
 
+mod client;
+mod cluster;
+mod cluster_status;
 mod doctor;
 mod node;
+mod node_ls;
+mod table;
 mod token;
 
 use clap::{Parser, Subcommand};
@@ -16,8 +21,10 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a node.
+    /// Run a node, or show the cluster's nodes.
     Node(Box<node::Arguments>),
+    /// Say how the cluster is.
+    Cluster(cluster::Arguments),
     /// Print a token that lets a node join this node's cluster.
     Token(token::Arguments),
     /// Say what this host lacks, and the command that mends it.
@@ -34,6 +41,7 @@ fn main() -> anyhow::Result<std::process::ExitCode> {
         .init();
     match Arguments::parse().command {
         Command::Node(arguments) => node::run(&arguments),
+        Command::Cluster(arguments) => Ok(client::told(cluster::run(&arguments))),
         Command::Token(arguments) => token::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
     }

@@ -1,4 +1,4 @@
-//! `warren node`.
+//! `warren node`: runs one, or shows those of a cluster.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,9 +8,14 @@ use config::Value;
 use front_door::VersionFacts;
 use node::{ExitReason, NodeConfig};
 
+use crate::{client, node_ls};
+
 /// Flags win over `WARREN_NODE_*` variables, which win over the file.
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Configuration file (TOML).
     #[arg(long)]
     config: Option<PathBuf>,
@@ -29,6 +34,9 @@ pub struct Arguments {
     /// Where other nodes find this one, where that is not the address it listens on.
     #[arg(long)]
     peer_address: Option<String>,
+    /// Address on which Prometheus finds /metrics, or `off`.
+    #[arg(long)]
+    metrics_listen: Option<String>,
     /// Peer address of any member of the cluster to join.
     #[arg(long)]
     join: Option<String>,
@@ -52,6 +60,12 @@ pub struct Arguments {
     destroy_on_exit: bool,
 }
 
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Show the cluster's nodes.
+    Ls(node_ls::Arguments),
+}
+
 /// The variable that holds one API key.
 const API_KEY_VARIABLE: &str = "WARREN_API_KEY";
 
@@ -66,6 +80,7 @@ impl Arguments {
         set("listen", self.listen.as_ref().map(text));
         set("peer_listen", self.peer_listen.as_ref().map(text));
         set("peer_address", self.peer_address.as_ref().map(text));
+        set("metrics_listen", self.metrics_listen.as_ref().map(text));
         set("join", self.join.as_ref().map(text));
         set("join_token", self.token.as_ref().map(text));
         set("agent", self.agent.as_ref().map(path));
@@ -79,8 +94,11 @@ impl Arguments {
     }
 }
 
-/// Runs a node until it ends.
+/// Runs a node until it ends, unless something else is asked for.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if let Some(Command::Ls(arguments)) = &arguments.command {
+        return Ok(client::told(node_ls::run(arguments)));
+    }
     let config = NodeConfig::load(arguments.config.as_deref(), arguments.overrides())?;
     let version = VersionFacts {
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -15,7 +15,9 @@ const FEATURES: [&str; 5] = ["network_mode", "start", "file_stat", "sandbox_ip",
 
 pub(crate) async fn health<O: Operations>(request: HttpRequest, operations: web::Data<O>) -> HttpResponse {
     let health = operations.health();
-    let mut body = json!({ "features": FEATURES, "node": health.node, "quorum": health.quorum });
+    let mut body = json!({
+        "features": FEATURES, "cluster": health.cluster, "node": health.node, "quorum": health.quorum, "voters": health.voters,
+    });
     if let Some(leader) = health.leader {
         body["leader"] = json!(leader);
     }

@@ -20,6 +20,7 @@ mod idempotency;
 mod keys;
 mod limits;
 mod mounts;
+mod node_view;
 mod query;
 mod ranges;
 mod refusal;
@@ -29,6 +30,7 @@ mod views;
 
 mod handle_exec;
 mod handle_files;
+mod handle_nodes;
 mod handle_sandboxes;
 mod handle_system;
 mod handle_upload;

@@ -5,7 +5,7 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use types::node::NodeHealth;
+use types::node::{NodeHealth, NodeInfo};
 use types::{CreateRequest, ExecOutcome, ExecRequest, FileEntry, Sandbox, SandboxId, Status, WarrenError};
 
 /// Bytes on their way to a client. It may live on one thread only.
@@ -88,6 +88,12 @@ pub struct Download {
 pub trait Operations: Send + Sync + 'static {
     /// How this node is. It must answer also when nothing else does.
     fn health(&self) -> NodeHealth;
+
+    /// Shows the cluster's members, in the order in which they became members.
+    async fn nodes(&self, consistency: Consistency) -> Result<Vec<NodeInfo>, WarrenError>;
+
+    /// Shows one member. Any text may come as its id.
+    async fn node(&self, id: &str, consistency: Consistency) -> Result<NodeInfo, WarrenError>;
 
     /// Makes a sandbox, or finds the one that was made under the same idempotency key.
     async fn create(&self, request: CreateRequest) -> Result<Sandbox, WarrenError>;

@@ -6,7 +6,7 @@ use types::ErrorCode;
 
 use crate::operations::Operations;
 use crate::refusal::Refusal;
-use crate::{handle_exec, handle_files, handle_sandboxes, handle_system, handle_upload};
+use crate::{handle_exec, handle_files, handle_nodes, handle_sandboxes, handle_system, handle_upload};
 
 /// What every path starts with.
 pub const PREFIX: &str = "/api/v1";
@@ -74,6 +74,10 @@ pub enum Endpoint {
     Health,
     /// What runs here.
     Version,
+    /// Show the cluster's members.
+    ListNodes,
+    /// Show one of them.
+    GetNode,
     /// Make a sandbox.
     Create,
     /// Show sandboxes.
@@ -111,7 +115,7 @@ pub enum Endpoint {
 pub struct Route {
     /// Method.
     pub verb: Verb,
-    /// Path after [`PREFIX`], with `{id}` for a sandbox's id.
+    /// Path after [`PREFIX`], with `{id}` for a sandbox's or a node's id.
     pub path: &'static str,
     /// What it does.
     pub endpoint: Endpoint,
@@ -161,6 +165,8 @@ pub static ROUTES: &[Route] = &[
     row(Post, "/sandboxes/{id}/files/mkdir", Endpoint::Mkdir, Empty, Json, 200, "Make a directory and its parents"),
     row(Post, "/sandboxes/{id}/files/upload", Endpoint::UploadFile, Multipart, Json, 200, "Write a file from a form"),
     row(Get, "/sandboxes/{id}/files/download", Endpoint::DownloadFile, Empty, Raw, 200, "Read a file as an attachment"),
+    row(Get, "/nodes", Endpoint::ListNodes, Empty, Json, 200, "Show the cluster's members"),
+    row(Get, "/nodes/{id}", Endpoint::GetNode, Empty, Json, 200, "Show a member of the cluster"),
 ];
 
 /// Puts the whole table into an application.
@@ -180,6 +186,8 @@ fn with_handler<O: Operations>(route: actix_web::Route, endpoint: Endpoint) -> a
     match endpoint {
         Endpoint::Health => route.to(handle_system::health::<O>),
         Endpoint::Version => route.to(handle_system::version),
+        Endpoint::ListNodes => route.to(handle_nodes::list::<O>),
+        Endpoint::GetNode => route.to(handle_nodes::get::<O>),
         Endpoint::Create => route.to(handle_sandboxes::create::<O>),
         Endpoint::List => route.to(handle_sandboxes::list::<O>),
         Endpoint::Get => route.to(handle_sandboxes::get::<O>),

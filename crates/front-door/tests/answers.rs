@@ -42,6 +42,7 @@ async fn health_and_version_need_no_key() {
         (&health["node"], &health["leader"], &health["quorum"]),
         (&json!("node-1"), &json!("node-1"), &json!(true))
     );
+    assert_eq!((&health["cluster"], &health["voters"]), (&json!("cluster-1"), &json!(["node-1", "node-2"])));
     let version: Value = read_body_json(call_service(&app, get("/version").to_request()).await).await;
     assert_eq!(version["version"], "0.1.0");
     for feature in ["network_mode", "start", "file_stat", "sandbox_ip", "writable_rootfs"] {
@@ -54,6 +55,62 @@ async fn health_and_version_need_no_key() {
     let body: Value = read_body_json(response).await;
     assert_eq!((&body["code"], &body["reason"]), (&json!("unhealthy"), &json!("the engine does not answer")));
     assert!(body["request_id"].is_string() && body["error"].is_string());
+}
+
+#[actix_web::test]
+async fn nodes_are_shown_with_all_that_is_known_of_them() {
+    let operations = Arc::new(Scripted::default());
+    let app = app!(operations);
+    let response = send!(&app, get("/nodes"));
+    assert_eq!(response.status(), 200);
+    let first = json!({
+        "id": "node-1", "name": "rack-7", "role": "leader", "state": "up", "here": true, "reachable": true,
+        "member": 1, "incarnation": 3, "addresses": {"http": "10.0.0.1:8080", "peer": "10.0.0.1:7000"},
+        "versions": {"build": "0.1.0 (abc)", "commands": 1, "peer_protocol_min": 1, "peer_protocol_max": 1},
+        "capacity": {
+            "sandboxes": 2, "sandboxes_max": 1_000, "memory_promised": 1u64 << 30, "memory_max": 64u64 << 30,
+            "cpu_promised": 2_000_000_000, "cpu_cores": 8
+        },
+        "closed": "the node is starting",
+        "warm": [
+            {"template": "default", "ready": 3, "target": 4, "refill_ms_p50": 74},
+            {"template": "new", "ready": 0, "target": 0}
+        ],
+        "runtime": "runc", "images": 5
+    });
+    // Of the second nothing was heard: what is not known is absent, never null and never a guess.
+    let second = json!({
+        "id": "node-2", "role": "voter", "state": "lost", "here": false, "reachable": false,
+        "member": 2, "incarnation": 1, "addresses": {}, "versions": {"commands": 1},
+        "capacity": {"sandboxes": 1, "memory_promised": 7, "cpu_promised": 0}
+    });
+    assert_eq!(read_body_json::<Value, _>(response).await, json!([first, second]));
+    assert_eq!(read_body_json::<Value, _>(send!(&app, get("/nodes/node-2"))).await, second);
+    assert_eq!(send!(&app, get("/nodes?stale=true")).status(), 200);
+    let asked = operations.node_reads.lock().unwrap().clone();
+    assert_eq!(asked, [Consistency::Barrier, Consistency::Barrier, Consistency::Stale]);
+}
+
+#[actix_web::test]
+async fn nodes_are_refused_in_the_words_of_the_contract() {
+    let operations = Arc::new(Scripted::default());
+    let app = app!(operations);
+    assert_eq!(call_service(&app, get("/nodes").to_request()).await.status(), 401);
+    for id in ["node-3", "x%00y", "%2e%2e", "%F0%9F%90%87"] {
+        let response = send!(&app, get(&format!("/nodes/{id}")));
+        assert_eq!(response.status(), 404, "{id}");
+        assert_eq!(read_body_json::<Value, _>(response).await["code"], "not_found", "{id}");
+    }
+    assert_eq!(send!(&app, get("/nodes?stale=maybe")).status(), 400);
+    let response = send!(&app, TestRequest::delete().uri("/api/v1/nodes/node-1"));
+    assert_eq!((response.status().as_u16(), response.headers().get("allow").unwrap().to_str().unwrap()), (405, "GET"));
+    *operations.refuse_with.lock().unwrap() = Some(WarrenError::new(ErrorCode::NoQuorum, "no majority"));
+    for path in ["/nodes", "/nodes/node-1"] {
+        let response = send!(&app, get(path));
+        assert_eq!(response.status(), 503);
+        assert!(response.headers().contains_key("retry-after"));
+        assert_eq!(read_body_json::<Value, _>(response).await["code"], "no_quorum");
+    }
 }
 
 #[actix_web::test]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use peers::wire::Message;
-use peers::{Caller, CallerConfig, Link, LinkConfig, LinkState, Peer, Security};
+use peers::{Caller, CallerConfig, Link, LinkConfig, LinkCounters, LinkState, Peer, Security};
 use types::HostId;
 use warren_core::placement::Placement;
 
@@ -18,6 +18,16 @@ pub struct Cluster {
     others: RwLock<HashMap<HostId, Other>>,
     /// Who bears which member id; an id of a lost store stays known until somebody else bears it.
     members: RwLock<HashMap<u64, HostId>>,
+}
+
+/// One link as it is now.
+pub struct LinkNow {
+    /// Where it leads.
+    pub host: HostId,
+    /// Whether messages are taken.
+    pub up: bool,
+    /// What went over it, and what did not.
+    pub counters: LinkCounters,
 }
 
 struct Other {
@@ -96,6 +106,16 @@ impl Cluster {
             LinkState::Up(number) => Some(number),
             _ => None,
         }
+    }
+
+    /// All links as they are now.
+    pub fn links(&self) -> Vec<LinkNow> {
+        let now = |(host, other): (&HostId, &Other)| LinkNow {
+            host: host.clone(),
+            up: other.link.state().borrow().is_up(),
+            counters: other.link.counters(),
+        };
+        self.others.read().iter().map(now).collect()
     }
 
     /// All other nodes.

@@ -9,11 +9,13 @@ use peers::wire::{Capacity, Message, Observed as WireObserved, ObservedBatch, Wa
 use peers::words::{status_from_wire, status_to_wire};
 use types::{Generation, HostId, Incarnation, SandboxId};
 use warren_core::lifecycle::Observed;
+use warren_core::placement::COMMANDS_KNOWN;
 use warren_core::scheduler::Candidate;
 
 use crate::cluster::Cluster;
 use crate::hub::Hub;
 use crate::life::Life;
+use crate::operations::DEFAULT_TEMPLATE;
 use crate::view::View;
 
 /// Time between two tellings of what this node can take.
@@ -62,6 +64,7 @@ pub fn hear_observed(view: &View, peer: &HostId, batch: &ObservedBatch) {
 
 /// Takes in what another node can take.
 pub fn hear_capacity(view: &View, peer: &HostId, capacity: Capacity) {
+    view.insight().words.hear(peer, capacity.clone());
     let candidate = Candidate {
         node: peer.clone(),
         here: false,
@@ -85,7 +88,9 @@ pub async fn tell(hub: Rc<Hub>, cluster: Arc<Cluster>, life: Arc<Life>, capacity
         let here = capacity.here(view, hub.closed());
         sequence += 1;
         let incarnation = life.now();
-        cluster.broadcast(&Message::Capacity(Capacity {
+        let insight = view.insight();
+        let myself = insight.myself();
+        let said = Capacity {
             host: me.to_string(),
             incarnation: incarnation.0,
             sequence,
@@ -93,10 +98,22 @@ pub async fn tell(hub: Rc<Hub>, cluster: Arc<Cluster>, life: Arc<Life>, capacity
             sandboxes_max: here.sandboxes_max,
             memory_promised: here.memory_promised,
             memory_max: here.memory_max,
-            warm: vec![WarmShape { ready: u32::try_from(here.warm).unwrap_or(u32::MAX), ..WarmShape::default() }],
+            warm: vec![WarmShape {
+                digest: Vec::new().into(),
+                ready: u32::try_from(here.warm).unwrap_or(u32::MAX),
+                template: DEFAULT_TEMPLATE.to_owned(),
+                target: u32::try_from(insight.instruments.pool.target()).unwrap_or(u32::MAX),
+                refill_ms_p50: insight.instruments.refill_ms_p50(),
+            }],
             closed: here.closed,
+            runtime: view.runtime().to_owned(),
+            name: myself.name.clone(),
+            versions: Some(myself.versions(COMMANDS_KNOWN)),
+            cpu_cores: myself.cpu_cores,
             ..Capacity::default()
-        }));
+        };
+        insight.words.hear(&me, said.clone());
+        cluster.broadcast(&Message::Capacity(said));
         // Whoever has just been reached has missed the changes before; and a change that came before its
         // placement is told again.
         if sequence.is_multiple_of(ALL_AGAIN_TELLINGS) {

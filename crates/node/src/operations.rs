@@ -26,7 +26,7 @@ use crate::actors::follower::{Deliver, Follower};
 use crate::actors::scheduler::{Schedule, Scheduler};
 use crate::agent_words::{exec_error, exec_outcome, exec_request, file_entry, file_error, write_error};
 use crate::answer_calls::Placed;
-use crate::answers::Answers;
+use crate::answers::{Answers, Waiter};
 use crate::config::NodeConfig;
 use crate::engine_room::Slots;
 use crate::hub::{fresh_sandbox_id, now};
@@ -48,8 +48,11 @@ const BARRIER_WITHIN: Duration = Duration::from_secs(5);
 /// How long a create waits for a sandbox that another node is bringing up.
 const AWAITED_WITHIN: Duration = Duration::from_secs(60);
 
-/// How long a create waits for a cluster that is choosing a leader. Longer, and it is surely refused.
+/// How long whatever has to be recorded waits for a cluster that is choosing a leader. Longer, and it is refused.
 const LEADER_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often those who wait for an answer look whether anybody leads.
+const LEADER_LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -160,7 +163,29 @@ impl NodeOperations {
         let waiter = self.answers.wait();
         let message = message(waiter.ticket);
         self.follower.try_send(Deliver(message)).map_err(|_| busy())?;
-        waiter.answer().await.unwrap_or_else(|| Err(node_is_ending()))
+        self.answered(waiter).await
+    }
+
+    /// Waits for an answer, but not for long without a leader: what is asked for may wait for a majority for ever.
+    async fn answered(&self, waiter: Waiter<'_>) -> Result<Answer, WarrenError> {
+        tokio::select! {
+            answer = waiter.answer() => answer.unwrap_or_else(|| Err(node_is_ending())),
+            () = self.leaderless() => Err(WarrenError::new(
+                ErrorCode::Interrupted,
+                "no majority has recorded this in time; it may still happen",
+            )),
+        }
+    }
+
+    /// Ends when nobody has led for too long.
+    async fn leaderless(&self) {
+        let mut led = Instant::now();
+        while led.elapsed() < LEADER_WITHIN {
+            tokio::time::sleep(LEADER_LOOK_EVERY).await;
+            if self.view.leader().is_some() {
+                led = Instant::now();
+            }
+        }
     }
 
     /// The sandbox that a create came to. Waits for it where another request is bringing it up.
@@ -217,7 +242,7 @@ impl NodeOperations {
             again: None,
         };
         self.scheduler.try_send(Schedule { plan: Box::new(plan), elsewhere }).map_err(|_| busy())?;
-        let answer = waiter.answer().await.unwrap_or_else(|| Err(node_is_ending()))?;
+        let answer = self.answered(waiter).await?;
         self.created(answer).await
     }
 
@@ -230,7 +255,7 @@ impl NodeOperations {
         };
         tokio::time::timeout(LEADER_WITHIN, led)
             .await
-            .map_err(|_| WarrenError::new(ErrorCode::NoQuorum, "the cluster has no leader to record this sandbox"))
+            .map_err(|_| WarrenError::new(ErrorCode::NoQuorum, "the cluster has no leader to record this"))
     }
 
     /// Takes a sandbox out of the map whose node can not be reached; that node kills it when it is back.
@@ -429,18 +454,21 @@ impl Operations for NodeOperations {
         if self.in_error(&id).is_err() {
             return self.entomb(id).await;
         }
+        self.led().await?;
         self.ask(id, Input::Destroy).await.map(|_| Deleted::Done)
     }
 
     async fn stop(&self, id: SandboxId) -> Result<Status, WarrenError> {
         self.exists(id)?;
         self.in_error(&id)?;
+        self.led().await?;
         self.ask(id, Input::Stop).await.map(|_| Status::Stopped)
     }
 
     async fn start(&self, id: SandboxId) -> Result<Status, WarrenError> {
         self.exists(id)?;
         self.in_error(&id)?;
+        self.led().await?;
         self.ask(id, Input::Start).await.map(|_| Status::Running)
     }
 

@@ -1,10 +1,11 @@
 //! The front door's way to whichever node owns a sandbox: this one, or another through one call.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use front_door::{ByteRange, Consistency, Deleted, Download, ListFilter, Operations, SandboxPage, UploadStream};
 use tokio::sync::oneshot;
-use types::node::NodeHealth;
+use types::node::{NodeHealth, NodeInfo};
 use types::{
     CreateRequest, ErrorCode, ExecOutcome, ExecRequest, FileEntry, Generation, HostId, Sandbox, SandboxId, Status,
     WarrenError,
@@ -12,6 +13,7 @@ use types::{
 
 use crate::answer_calls::Placed;
 use crate::cluster::Cluster;
+use crate::instruments::{Instruments, Where};
 use crate::operations::NodeOperations;
 use crate::remote::{Fault, Remote};
 
@@ -68,6 +70,33 @@ impl Routed {
         }
         there(&self.remote(&owner)?, generation).await.map_err(settled)
     }
+
+    fn instruments(&self) -> &Instruments {
+        &self.here.view.insight().instruments
+    }
+
+    /// Makes a sandbox where the scheduler chooses, and says where it was tried last.
+    async fn create_somewhere(&self, request: CreateRequest, done_at: &mut Where) -> Result<Sandbox, WarrenError> {
+        let (elsewhere, chosen) = oneshot::channel();
+        let host = tokio::select! {
+            biased;
+            Ok(host) = chosen => host,
+            made = self.here.make(request.clone(), Some(elsewhere)) => return made,
+        };
+        *done_at = Where::Elsewhere;
+        match self.remote(&host) {
+            Ok(remote) => match remote.create(&request).await {
+                // It surely did not happen there.
+                Err(Fault::Failed(error)) if error.code == ErrorCode::Unavailable => {
+                    tracing::info!(%host, %error, "the chosen node does not take it");
+                }
+                made => return made.map_err(settled),
+            },
+            Err(error) => tracing::info!(%host, %error, "the chosen node is gone"),
+        }
+        *done_at = Where::Here;
+        self.here.make(request, None).await
+    }
 }
 
 /// What is left where a sandbox moved twice under one request.
@@ -83,24 +112,20 @@ impl Operations for Routed {
         self.here.health()
     }
 
+    async fn nodes(&self, consistency: Consistency) -> Result<Vec<NodeInfo>, WarrenError> {
+        self.here.nodes(consistency).await
+    }
+
+    async fn node(&self, id: &str, consistency: Consistency) -> Result<NodeInfo, WarrenError> {
+        self.here.node(id, consistency).await
+    }
+
     async fn create(&self, request: CreateRequest) -> Result<Sandbox, WarrenError> {
-        let (elsewhere, chosen) = oneshot::channel();
-        let host = tokio::select! {
-            biased;
-            Ok(host) = chosen => host,
-            made = self.here.make(request.clone(), Some(elsewhere)) => return made,
-        };
-        match self.remote(&host) {
-            Ok(remote) => match remote.create(&request).await {
-                // It surely did not happen there.
-                Err(Fault::Failed(error)) if error.code == ErrorCode::Unavailable => {
-                    tracing::info!(%host, %error, "the chosen node does not take it");
-                }
-                made => return made.map_err(settled),
-            },
-            Err(error) => tracing::info!(%host, %error, "the chosen node is gone"),
-        }
-        self.here.make(request, None).await
+        let since = Instant::now();
+        let mut done_at = Where::Here;
+        let made = self.create_somewhere(request, &mut done_at).await;
+        self.instruments().creates.ended(done_at, made.is_ok(), since.elapsed());
+        made
     }
 
     async fn get(&self, id: SandboxId, consistency: Consistency) -> Result<Sandbox, WarrenError> {
@@ -132,12 +157,17 @@ impl Operations for Routed {
     }
 
     async fn exec(&self, id: SandboxId, request: ExecRequest) -> Result<ExecOutcome, WarrenError> {
+        let since = Instant::now();
         // The common case costs no copy of what may be megabytes of input.
         if let Placed::Here(_) = self.here.placed(&id) {
-            return self.here.exec(id, request).await;
+            let ended = self.here.exec(id, request).await;
+            self.instruments().execs.ended(Where::Here, ended.is_ok(), since.elapsed());
+            return ended;
         }
         let there = async |remote: &Remote, generation| remote.exec(id, generation, request.clone()).await;
-        self.on_owner(id, async || self.here.exec(id, request.clone()).await, there).await
+        let ended = self.on_owner(id, async || self.here.exec(id, request.clone()).await, there).await;
+        self.instruments().execs.ended(Where::Elsewhere, ended.is_ok(), since.elapsed());
+        ended
     }
 
     async fn read_file(&self, id: SandboxId, path: &str, range: Option<ByteRange>) -> Result<Download, WarrenError> {

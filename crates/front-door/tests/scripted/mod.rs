@@ -12,10 +12,10 @@ use front_door::{
 };
 use futures_util::{StreamExt, stream};
 use tokio::sync::Notify;
-use types::node::NodeHealth;
+use types::node::{NodeAddresses, NodeCapacity, NodeHealth, NodeInfo, NodeRole, NodeState, NodeVersions, WarmTemplate};
 use types::{
-    CreateRequest, ErrorCode, ExecOutcome, ExecRequest, FileEntry, FileKind, Generation, HostId, NetworkMode,
-    Resources, Sandbox, SandboxId, Status, Timestamp, WarrenError,
+    ClusterId, CreateRequest, ErrorCode, ExecOutcome, ExecRequest, FileEntry, FileKind, Generation, HostId,
+    Incarnation, NetworkMode, Resources, Sandbox, SandboxId, Status, Timestamp, WarrenError,
 };
 
 /// The one sandbox that is there.
@@ -40,6 +40,7 @@ pub struct Scripted {
     pub refuse_with: Mutex<Option<WarrenError>>,
     pub deleted: Mutex<Option<Deleted>>,
     pub unhealthy: Mutex<Option<String>>,
+    pub node_reads: Mutex<Vec<Consistency>>,
     pub next_cursor: Mutex<Option<String>>,
     /// An exec of `hang` never ends; its start and its drop are told here.
     pub hang_started: Notify,
@@ -91,6 +92,59 @@ pub fn sandbox() -> Sandbox {
     }
 }
 
+/// A node of which everything is known.
+pub fn node() -> NodeInfo {
+    NodeInfo {
+        id: HostId::new("node-1"),
+        name: Some("rack-7".to_owned()),
+        role: NodeRole::Leader,
+        state: NodeState::Up,
+        here: true,
+        reachable: true,
+        member: 1,
+        incarnation: Incarnation(3),
+        addresses: NodeAddresses { http: Some("10.0.0.1:8080".to_owned()), peer: Some("10.0.0.1:7000".to_owned()) },
+        versions: NodeVersions { build: Some("0.1.0 (abc)".to_owned()), commands: 1, peer_protocol: Some((1, 1)) },
+        capacity: NodeCapacity {
+            sandboxes: 2,
+            sandboxes_max: Some(1_000),
+            memory_promised: 1 << 30,
+            memory_max: Some(64 << 30),
+            cpu_promised: 2_000_000_000,
+            cpu_max: None,
+            cpu_cores: Some(8),
+        },
+        closed: Some("the node is starting".to_owned()),
+        warm: Some(vec![
+            WarmTemplate { template: "default".to_owned(), ready: 3, target: 4, refill_ms_p50: Some(74) },
+            WarmTemplate { template: "new".to_owned(), ..WarmTemplate::default() },
+        ]),
+        runtime: Some("runc".to_owned()),
+        images: Some(5),
+    }
+}
+
+/// A node of which nothing is heard.
+pub fn silent_node() -> NodeInfo {
+    NodeInfo {
+        id: HostId::new("node-2"),
+        name: None,
+        role: NodeRole::Voter,
+        state: NodeState::Lost,
+        here: false,
+        reachable: false,
+        member: 2,
+        incarnation: Incarnation(1),
+        addresses: NodeAddresses::default(),
+        versions: NodeVersions { commands: 1, ..NodeVersions::default() },
+        capacity: NodeCapacity { sandboxes: 1, memory_promised: 7, ..NodeCapacity::default() },
+        closed: None,
+        warm: None,
+        runtime: None,
+        images: None,
+    }
+}
+
 struct TellsOfItsDrop<'a>(&'a Notify);
 
 impl Drop for TellsOfItsDrop<'_> {
@@ -102,11 +156,27 @@ impl Drop for TellsOfItsDrop<'_> {
 impl Operations for Scripted {
     fn health(&self) -> NodeHealth {
         NodeHealth {
+            cluster: ClusterId::new("cluster-1"),
             node: HostId::new("node-1"),
             leader: Some(HostId::new("node-1")),
             quorum: true,
+            voters: ["node-1", "node-2"].map(HostId::new).to_vec(),
             unhealthy: self.unhealthy.lock().unwrap().clone(),
         }
+    }
+
+    async fn nodes(&self, consistency: Consistency) -> Result<Vec<NodeInfo>, WarrenError> {
+        if let Some(error) = self.refuse_with.lock().unwrap().clone() {
+            return Err(error);
+        }
+        self.node_reads.lock().unwrap().push(consistency);
+        Ok(vec![node(), silent_node()])
+    }
+
+    async fn node(&self, id: &str, consistency: Consistency) -> Result<NodeInfo, WarrenError> {
+        let nodes = self.nodes(consistency).await?;
+        let found = nodes.into_iter().find(|node| node.id.as_str() == id);
+        found.ok_or_else(|| WarrenError::new(ErrorCode::NotFound, "node not found"))
     }
 
     async fn create(&self, request: CreateRequest) -> Result<Sandbox, WarrenError> {

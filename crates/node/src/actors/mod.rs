@@ -2,6 +2,7 @@
 
 pub mod consensus;
 pub mod follower;
+mod gauges;
 pub mod leases;
 mod members;
 pub mod pool;

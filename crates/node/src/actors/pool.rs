@@ -36,6 +36,8 @@ impl Handler<PoolInput> for PoolActor {
     fn handle(&mut self, PoolInput(input): PoolInput, _: &mut Self::Context) {
         let outputs = self.core.handle(now(), &mut fresh_sandbox_id, input);
         self.hub.view().set_pool_ready(self.core.ready());
+        let pool = &self.hub.view().insight().instruments.pool;
+        pool.set(self.core.target().size, self.core.hits_and_misses());
         for output in outputs {
             self.hub.deliver(wiring::from_pool(output));
         }
