@@ -19,6 +19,8 @@ use crate::command;
 const HEALTHY_TIMEOUT: Duration = Duration::from_secs(90);
 /// From SIGTERM to the end: all sandboxes are destroyed meanwhile.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+/// Where a node with an address of its own shows its metrics, on that address.
+const METRICS_PORT: u16 = 7702;
 /// How often a condition is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// In a line of the log that says no more than this.
@@ -98,6 +100,11 @@ impl NodeOrder {
         SocketAddr::new(self.address, self.port)
     }
 
+    /// Where a node that is not alone shows its metrics.
+    pub fn metrics_listen(&self) -> SocketAddr {
+        SocketAddr::new(self.address, METRICS_PORT)
+    }
+
     /// Starts the node. It outlives neither this process, should that be killed, nor its guard.
     pub fn start(&self) -> Result<NodeProcess> {
         self.start_by(|command| Ok(Running::Here(command.spawn()?)))
@@ -121,6 +128,7 @@ impl NodeOrder {
         }
         if let Some(peers) = &self.peers {
             command.args(["--peer-listen", &peers.listen.to_string()]);
+            command.args(["--metrics-listen", &self.metrics_listen().to_string()]);
             if let Some((member, token)) = &peers.join {
                 command.args(["--join", &member.to_string()]).env("WARREN_JOIN_TOKEN", token);
             }

@@ -1,5 +1,6 @@
 //! Three nodes, each on a host of its own made of namespaces, joined to one cluster.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
@@ -22,10 +23,6 @@ const PEER_PORT: u16 = 7701;
 const RUN_DIRECTORY: &str = "/run/warren";
 /// Until the nodes agree, from the moment that they should begin to.
 const AGREE_TIMEOUT: Duration = Duration::from_secs(60);
-/// What a node's log says when an applied change has made, or was to make, all three vote.
-const THREE_VOTERS: &str = " voters=[1, 2, 3] learners=[]";
-/// The change begins with one entry of the log and is over with a second.
-const JOINT_CHANGE_STEPS: usize = 2;
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// One node and its host.
@@ -77,6 +74,11 @@ impl HostNode {
         self.order.listen()
     }
 
+    /// Where it shows its metrics.
+    pub fn metrics_listen(&self) -> SocketAddr {
+        self.order.metrics_listen()
+    }
+
     /// Starts it and waits until it is healthy.
     pub fn start(&mut self, stop_asked: &dyn Fn() -> bool) -> Result<()> {
         self.lives += 1;
@@ -114,13 +116,6 @@ impl HostNode {
         let words = format!("{} ended ({status}). Its last words:\n{}", self.host.name(), process.log_tail());
         self.process = None;
         Ok(Some(words))
-    }
-
-    /// Whether all three vote, by the log of the one that leads: no route shows it yet, and before that the death of
-    /// the first node would be the cluster's.
-    fn all_vote(&self) -> Result<bool> {
-        let log = std::fs::read_to_string(&self.order.log).context("cannot read a node's log")?;
-        Ok(log.lines().filter(|line| line.contains(THREE_VOTERS)).count() >= JOINT_CHANGE_STEPS)
     }
 
     /// The end of its log.
@@ -178,8 +173,19 @@ pub fn stop(nodes: &mut [HostNode]) -> Result<()> {
 pub fn all_vote(nodes: &[HostNode], stop_asked: &dyn Fn() -> bool) -> Result<Vec<Value>> {
     let all: Vec<_> = nodes.iter().collect();
     let healths = agree(&all, stop_asked)?;
-    let leader = nodes.iter().find(|node| healths[0]["leader"] == node.id).context("the leader is none of them")?;
-    wait("all three vote", stop_asked, || if leader.all_vote()? { Ok(()) } else { bail!("not all vote") })?;
+    // Until then the death of the first node would be the cluster's.
+    let voters: BTreeSet<&str> = nodes.iter().map(|node| node.id.as_str()).collect();
+    wait("all three vote", stop_asked, || {
+        for node in nodes {
+            let health = node.client.health()?;
+            let said: BTreeSet<_> =
+                health["voters"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            if said != voters {
+                bail!("{health}");
+            }
+        }
+        Ok(())
+    })?;
     Ok(healths)
 }
 

@@ -220,11 +220,13 @@ impl Stage<'_> {
         println!("url  {url} (the load balancer)");
         for node in nodes {
             let pid = node.pid().map(|pid| pid.to_string()).unwrap_or_default();
-            println!("{}   http://{} (process {pid})", node.host.name(), node.listen());
+            let metrics = node.metrics_listen();
+            println!("{}   http://{} (process {pid}), http://{metrics}/metrics", node.host.name(), node.listen());
         }
         println!("key  {key}");
         println!("try  curl -sS -H 'X-API-Key: {key}' -H 'Content-Type: application/json' \\");
         println!("       -d '{{\"cmd\":[\"python3\",\"-c\",\"print(2**100)\"]}}' {url}/api/v1/sandboxes/{id}/exec");
+        println!("     or WARREN_URL={url} WARREN_API_KEY={key} {} cluster status", self.built.warren.display());
         println!("     or kill -9 one of the processes, and ask again; it stays dead until the next `up`");
         println!();
         println!("Ctrl-C ends the nodes, their sandboxes and their hosts.");
