@@ -14,7 +14,7 @@ use proto::framing::{FrameBuffer, encode};
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What an agent says of itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum AgentState {
     /// A pristine slot.
     Bare,

@@ -6,6 +6,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use crate::http::{Answer, Call};
+use crate::wait::within_settling;
 
 /// What every path starts with.
 const PREFIX: &str = "/api/v1";
@@ -107,6 +108,22 @@ impl Api {
     #[track_caller]
     pub fn status(&self, id: &str) -> String {
         self.sandbox(id)["status"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Waits until a sandbox is shown with this status, and returns how it is shown.
+    ///
+    /// # Panics
+    /// It never is.
+    #[track_caller]
+    pub fn becomes(&self, id: &str, status: &str) -> Value {
+        within_settling(&format!("{id} is {status}"), || {
+            let answer = self.get(&format!("/sandboxes/{id}"));
+            if answer.status == 200 && answer.json()["status"] == status {
+                Ok(answer.json())
+            } else {
+                Err(answer.text())
+            }
+        })
     }
 
     /// All sandboxes, newest first; `query` starts with `?` or is empty.

@@ -1,14 +1,17 @@
-//! Several nodes under test that are one cluster, on this host's loopback and on one Podman store.
+//! Several nodes under test that are one cluster: on this host's loopback and on one Podman store, or each on a host
+//! of its own, whose network can be cut and whose power can fail.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use hosts::Machine;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::api::id_of;
+use crate::api::{Api, id_of};
 use crate::engine::{binaries, containers_of};
 use crate::node::{END_WITHIN, Node, Options, Peering, free_address};
 use crate::remains;
@@ -19,6 +22,12 @@ use crate::wait::within_settling;
 /// of a node that is down.
 const PEER_PORTS: std::ops::Range<u16> = 20_000..30_000;
 
+/// Where a node on a host of its own lets the others in.
+const PEER_PORT_ON_A_HOST: u16 = 7701;
+
+/// Machines of tests are named by this and the pid of their process.
+const MACHINE_PREFIX: &str = "tests";
+
 /// Voters of a cluster that has enough nodes.
 const VOTERS: usize = 3;
 
@@ -26,6 +35,10 @@ const VOTERS: usize = 3;
 pub struct Cluster {
     nodes: Vec<Node>,
     options: Options,
+    /// Those of the first nodes, where they differ.
+    own_options: Vec<Options>,
+    // Goes after the nodes.
+    machine: Option<Machine>,
     // The turn ends last.
     _turn: File,
 }
@@ -63,16 +76,54 @@ impl Cluster {
     pub fn start_with(size: usize, options: Options) -> Self {
         let turn = serial::take_turn();
         remains::sweep();
-        let mut cluster = Self { nodes: Vec::new(), options, _turn: turn };
+        let mut cluster = Self { nodes: Vec::new(), options, own_options: Vec::new(), machine: None, _turn: turn };
+        cluster.grow(size);
+        cluster
+    }
+
+    /// Starts so many nodes, each on a host of its own.
+    ///
+    /// # Errors
+    /// This machine can not be made into several hosts, and why.
+    pub fn on_hosts(size: usize) -> Result<Self, String> {
+        Self::on_hosts_with(&vec![Options::default(); size])
+    }
+
+    /// The same, with a node of each of these kinds.
+    ///
+    /// # Errors
+    /// As [`Cluster::on_hosts`].
+    ///
+    /// # Panics
+    /// They do not become a cluster.
+    pub fn on_hosts_with(options: &[Options]) -> Result<Self, String> {
+        let turn = serial::take_turn_on_hosts();
+        for taken in hosts::sweep(MACHINE_PREFIX).map_err(|error| format!("{error:#}"))? {
+            eprintln!("taken away, left by a run that was killed: {taken}");
+        }
+        let machine = Machine::new(&format!("{MACHINE_PREFIX}{}", std::process::id()));
+        let machine = machine.map_err(|error| format!("{error:#}"))?;
+        // Whatever hinders hosts hinders the first.
+        machine.add_host("n0").map_err(|error| format!("{error:#}"))?;
+        for number in 1..options.len() {
+            machine.add_host(&format!("n{number}")).unwrap_or_else(|error| panic!("no further host: {error:#}"));
+        }
+        let (own_options, options) = (options.to_vec(), Options::default());
+        let size = own_options.len();
+        let mut cluster = Self { nodes: Vec::new(), options, own_options, machine: Some(machine), _turn: turn };
+        cluster.grow(size);
+        Ok(cluster)
+    }
+
+    fn grow(&mut self, size: usize) {
         for _ in 0..size {
-            cluster.join_another();
+            self.join_another();
         }
         within_settling("enough voters", || {
-            let membership = cluster.membership(cluster.leader());
+            let membership = self.membership(self.leader());
             let wanted = if size < VOTERS { 1 } else { VOTERS };
             if membership.voters.len() == wanted { Ok(()) } else { Err(format!("{membership:?}")) }
         });
-        cluster
     }
 
     /// Starts one more node, the first or one that joins, and returns its number.
@@ -125,14 +176,27 @@ impl Cluster {
         // Any node that runs lets others in.
         let inside = self.running().next().and_then(|node| self.nodes[node].peering.as_ref());
         let join = token.and_then(|token| Some((inside?.listen, token)));
-        let name = format!("node-{}", self.nodes.len());
-        Node::prepare(&name, self.options.clone(), Some(Peering { listen: free_peer_address(), join }))
+        let number = self.nodes.len();
+        let name = format!("node-{number}");
+        let host = self.machine.as_ref().map(|machine| machine.hosts().swap_remove(number));
+        let listen = match &host {
+            Some(host) => SocketAddr::from((host.address(), PEER_PORT_ON_A_HOST)),
+            None => free_peer_address(),
+        };
+        let options = self.own_options.get(number).unwrap_or(&self.options).clone();
+        Node::prepare(&name, options, Some(Peering { listen, join }), host)
     }
 
     /// A node.
     #[must_use]
     pub fn node(&self, number: usize) -> &Node {
         &self.nodes[number]
+    }
+
+    /// A node's API: what a client of it has.
+    #[must_use]
+    pub fn door(&self, number: usize) -> &Api {
+        self.nodes[number].api()
     }
 
     /// How many nodes there are, running or not.
@@ -159,14 +223,28 @@ impl Cluster {
     #[must_use]
     #[track_caller]
     pub fn leader(&self) -> usize {
+        self.leader_among(&self.running().collect::<Vec<_>>())
+    }
+
+    /// The node that leads, as all of these agree: one side of a cut.
+    ///
+    /// # Panics
+    /// They do not agree on one of them that has a quorum.
+    #[must_use]
+    #[track_caller]
+    pub fn leader_among(&self, side: &[usize]) -> usize {
         within_settling("one leader for all", || {
             let mut named: Vec<Value> = Vec::new();
-            for number in self.running() {
+            for number in side.iter().copied() {
                 let health = self.nodes[number].api().call_without_key("GET", "/health").send();
-                named.push(health.map_err(|error| error.to_string())?.json()["leader"].clone());
+                let health = health.map_err(|error| error.to_string())?.json();
+                if health["quorum"] != true {
+                    return Err(format!("node {number}: {health}"));
+                }
+                named.push(health["leader"].clone());
             }
             let leader = named.first().and_then(|leader| self.number_of(leader.as_str()?));
-            match leader.filter(|leader| self.nodes[*leader].runs()) {
+            match leader.filter(|leader| side.contains(leader)) {
                 Some(leader) if named.iter().all(|other| *other == named[0]) => Ok(leader),
                 _ => Err(format!("{named:?}")),
             }
@@ -181,7 +259,11 @@ impl Cluster {
     #[track_caller]
     pub fn owner_of(&self, id: &str) -> usize {
         let asked = self.running().next().expect("a node runs");
-        let shown = self.nodes[asked].api().get(&format!("/sandboxes/{id}?stale=true")).expect(200).json();
+        let shown = within_settling("a node that knows it", || {
+            // It may have been made a moment ago through another one.
+            let answer = self.nodes[asked].api().get(&format!("/sandboxes/{id}?stale=true"));
+            if answer.status == 200 { Ok(answer.json()) } else { Err(answer.text()) }
+        });
         let owner = shown["node"].as_str().and_then(|host| self.number_of(host));
         owner.unwrap_or_else(|| panic!("no node of ours has it: {shown}"))
     }
@@ -196,16 +278,20 @@ impl Cluster {
         (0..self.nodes.len()).find(|number| self.host(*number) == host)
     }
 
-    /// Who votes and who learns, as a node last said. One that came by a snapshot has said nothing: ask the leader.
+    /// Who votes and who learns, as far as a node knows.
+    ///
+    /// # Panics
+    /// It does not answer.
     #[must_use]
+    #[track_caller]
     pub fn membership(&self, node: usize) -> Membership {
-        let log = self.nodes[node].log();
-        let Some(line) = log.lines().rfind(|line| line.contains(" membership ")) else { return Membership::default() };
-        let ids = |field: &str| -> Vec<u64> {
-            let list = line.split_once(field).and_then(|(_, rest)| rest.split(']').next()).unwrap_or_default();
-            list.split(',').filter_map(|id| id.trim().parse().ok()).collect()
+        let nodes = self.nodes[node].api().get("/nodes?stale=true").expect(200).json();
+        let ids = |roles: &[&str]| -> Vec<u64> {
+            let all = nodes.as_array().into_iter().flatten();
+            let those = all.filter(|node| node["role"].as_str().is_some_and(|role| roles.contains(&role)));
+            those.filter_map(|node| node["member"].as_u64()).collect()
         };
-        Membership { voters: ids("voters=["), learners: ids("learners=[") }
+        Membership { voters: ids(&["leader", "voter"]), learners: ids(&["learner"]) }
     }
 
     /// Ends a node as a power cut would end a process.
@@ -230,23 +316,42 @@ impl Cluster {
 
     /// Brings back whatever an earlier case left frozen or down.
     pub fn revive(&mut self) {
+        if self.machine.is_some() {
+            self.heal();
+        }
+        for number in 0..self.nodes.len() {
+            // A kill point may have struck.
+            self.nodes[number].has_ended();
+        }
         for node in self.nodes.iter().filter(|node| node.runs()) {
+            node.lives_on();
             node.signal(Signal::CONT);
         }
         let down: Vec<usize> = (0..self.nodes.len()).filter(|number| !self.nodes[*number].runs()).collect();
         self.restart_together(&down);
+        let _someone = self.leader();
         self.settles();
     }
 
-    /// Waits until the node that is asked knows that another one counts as lost.
+    /// Waits until the node that is asked knows that another one counts as lost, from now on.
     #[track_caller]
     pub fn loses(&self, node: usize, asked: usize) {
-        let words = format!("a node is lost node={}", self.host(node));
-        let before = self.nodes[asked].log().matches(&words).count();
+        self.loses_again(node, asked, self.times_lost(node, asked));
+    }
+
+    /// The same, where it counted as lost so many times before it was made so.
+    #[track_caller]
+    pub fn loses_again(&self, node: usize, asked: usize, before: usize) {
         within_settling("a node declared lost", || {
-            let now = self.nodes[asked].log().matches(&words).count();
-            if now > before { Ok(()) } else { Err("it is not".to_owned()) }
+            if self.times_lost(node, asked) > before { Ok(()) } else { Err("it is not".to_owned()) }
         });
+    }
+
+    /// How often a node has counted as lost, as the node that is asked knows.
+    #[must_use]
+    pub fn times_lost(&self, node: usize, asked: usize) -> usize {
+        let words = format!("a node is lost node={}", self.host(node));
+        self.nodes[asked].log().matches(&words).count()
     }
 
     /// Starts a node again and waits until it is healthy.
@@ -285,8 +390,11 @@ impl Cluster {
                 let ids = |list: &[Value]| list.iter().map(|s| (id_of(s), s["status"].to_string())).collect::<Vec<_>>();
                 wrong.push(format!("node {first} shows {:?}, {number} {:?}", ids(of_first), ids(of_it)));
             }
-            let held = self.nodes[*number].differences_from(of_it);
+            let held = self.nodes[*number].differences_from(of_it, self.machine.is_some());
             wrong.extend(held.into_iter().map(|difference| format!("node {number}: {difference}")));
+        }
+        if self.machine.is_some() {
+            return wrong;
         }
         let hosts: Vec<String> = (0..self.nodes.len()).map(|number| self.host(number)).collect();
         let all = containers_of(&self.nodes[0].identity().cluster);
@@ -305,6 +413,80 @@ impl Cluster {
             wrong if wrong.is_empty() => Ok(()),
             wrong => Err(wrong.join("; ")),
         });
+    }
+}
+
+impl Cluster {
+    /// Deletes everything through all nodes, and waits until nothing is left but the pools.
+    ///
+    /// # Panics
+    /// Something stays.
+    #[track_caller]
+    pub fn empty(&self) {
+        let doors: Vec<usize> = self.running().collect();
+        let ids = self.door(doors[0]).ids("");
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for door in &doors {
+                let (ids, next) = (&ids, &next);
+                scope.spawn(move || {
+                    while let Some(id) = ids.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        self.door(*door).destroy(id);
+                    }
+                });
+            }
+        });
+        for door in doors {
+            assert_eq!(self.door(door).ids(""), Vec::<String>::new());
+        }
+        self.settles();
+    }
+}
+
+/// What can befall nodes that have hosts of their own.
+///
+/// # Panics
+/// They have none, or the kernel refuses.
+impl Cluster {
+    fn machine(&self) -> &Machine {
+        self.machine.as_ref().expect("a cluster on hosts")
+    }
+
+    fn host_name(&self, node: usize) -> String {
+        self.machine().hosts()[node].name().to_owned()
+    }
+
+    /// Nothing passes between a node and the others any more. Clients still reach it, and its sandboxes run on.
+    pub fn cut_off(&self, node: usize) {
+        self.machine().isolate(self.host_name(node)).expect("the network can be cut");
+    }
+
+    /// Nothing passes from the first to the second any more, but from the second to the first.
+    pub fn cut_one_way(&self, from: usize, to: usize) {
+        self.machine().cut_one_way(self.host_name(from), self.host_name(to)).expect("the network can be cut");
+    }
+
+    /// Everything passes again between all nodes.
+    pub fn heal(&self) {
+        self.machine().heal().expect("the network can be mended");
+    }
+
+    /// Cuts the power of a node's host: its process, its sandboxes and their memory are gone, its disk stays.
+    pub fn power_off(&mut self, node: usize) {
+        self.machine().hosts()[node].kill_power().expect("the power can be cut");
+        // It has died of that.
+        self.nodes[node].kill9();
+    }
+
+    /// Turns a host on again, and starts its node.
+    pub fn power_on(&mut self, node: usize) {
+        self.machine().hosts()[node].power_on().expect("the power can be turned on");
+        self.nodes[node].restart();
+    }
+
+    /// A node, to be told what it dies of.
+    pub fn node_mut(&mut self, number: usize) -> &mut Node {
+        &mut self.nodes[number]
     }
 }
 

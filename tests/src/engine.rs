@@ -34,7 +34,7 @@ pub fn podman_says(arguments: &[&str]) -> String {
 }
 
 /// One container as podman lists it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Container {
     /// Podman's id.
     pub id: String,

@@ -20,6 +20,7 @@ pub struct Call<'a> {
     body: &'a [u8],
     json: Vec<u8>,
     announced: Option<u64>,
+    patience: Duration,
 }
 
 /// What came back.
@@ -37,7 +38,7 @@ impl<'a> Call<'a> {
     #[must_use]
     pub fn new(address: SocketAddr, method: &str, target: &str) -> Self {
         let head = format!("{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
-        Self { address, head, body: &[], json: Vec::new(), announced: None }
+        Self { address, head, body: &[], json: Vec::new(), announced: None, patience: READ_TIMEOUT }
     }
 
     /// Adds a header.
@@ -68,9 +69,16 @@ impl<'a> Call<'a> {
         self
     }
 
+    /// Waits no longer than this for a connection, nor for each next byte: for servers that may be frozen.
+    #[must_use]
+    pub fn patience(mut self, time: Duration) -> Self {
+        self.patience = time;
+        self
+    }
+
     fn start(&self) -> io::Result<TcpStream> {
-        let mut stream = TcpStream::connect(self.address)?;
-        stream.set_read_timeout(Some(READ_TIMEOUT))?;
+        let mut stream = TcpStream::connect_timeout(&self.address, self.patience)?;
+        stream.set_read_timeout(Some(self.patience))?;
         let body = if self.json.is_empty() { self.body } else { &self.json };
         let length = self.announced.unwrap_or(body.len() as u64);
         let length = if length == 0 { String::new() } else { format!("Content-Length: {length}\r\n") };

@@ -3,13 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use hosts::Host;
+use serde::{Deserialize, Serialize};
 
 use crate::agent_state::{self, AgentState};
 use crate::engine::{Container, containers_of};
 use crate::identity::Identity;
 
+/// The program that looks at a host from within, beside the tests.
+const LOOKER: &str = "warren-held";
+
 /// Everything of one node at one moment.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Held {
     /// Containers by sandbox.
     pub containers: BTreeMap<String, Container>,
@@ -24,10 +31,12 @@ pub struct Held {
     /// Processes in the node's cgroup or with its run directory among their arguments, the node itself and its
     /// podman service left out: pid, container, program.
     pub processes: Vec<Process>,
+    /// Containers of the cluster in the same store that are another host's.
+    pub others: Vec<String>,
 }
 
 /// One process.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Process {
     /// Its pid on the host.
     pub pid: u32,
@@ -38,14 +47,23 @@ pub struct Process {
 }
 
 impl Held {
-    /// Looks at the host.
+    /// Looks at this host, which others may use too.
     #[must_use]
     pub fn by(identity: &Identity, run_dir: &Path) -> Self {
-        let containers: BTreeMap<_, _> = containers_of(&identity.cluster)
-            .into_iter()
-            .filter(|container| container.host == identity.host)
-            .map(|container| (container.sandbox.clone(), container))
-            .collect();
+        Self::look(identity, run_dir, false)
+    }
+
+    /// Looks at this host, where nobody else is: whatever runs here counts.
+    #[must_use]
+    pub fn by_whole_host(identity: &Identity, run_dir: &Path) -> Self {
+        Self::look(identity, run_dir, true)
+    }
+
+    fn look(identity: &Identity, run_dir: &Path, whole_host: bool) -> Self {
+        let (own, others): (Vec<_>, Vec<_>) =
+            containers_of(&identity.cluster).into_iter().partition(|container| container.host == identity.host);
+        let containers: BTreeMap<_, _> =
+            own.into_iter().map(|container| (container.sandbox.clone(), container)).collect();
         let sandboxes = run_dir.join("sandboxes");
         let agents = containers
             .values()
@@ -60,9 +78,24 @@ impl Held {
             mounts: mounts_below(&sandboxes).iter().filter_map(|point| first_below(point, &sandboxes)).collect(),
             directories: entries(&sandboxes).filter_map(|path| first_below(&path, &sandboxes)).collect(),
             cgroups: containers_with_cgroup(identity),
-            processes: processes_of(identity, run_dir),
+            processes: processes_of(identity, run_dir, whole_host),
+            others: others.into_iter().map(|container| container.sandbox).collect(),
             containers,
         }
+    }
+
+    /// Looks at a host of namespaces, from within: pids are the host's.
+    ///
+    /// # Panics
+    /// It can not be looked at.
+    #[must_use]
+    pub fn on(host: &Host, data_dir: &Path, run_dir: &Path) -> Self {
+        let tests = std::env::current_exe().expect("a test has a file");
+        let looker = tests.ancestors().skip(1).map(|directory| directory.join(LOOKER)).find(|file| file.is_file());
+        let looker = looker.unwrap_or_else(|| panic!("{LOOKER} is not built"));
+        let said = host.says(Command::new(looker).arg(data_dir).arg(run_dir));
+        let said = said.unwrap_or_else(|error| panic!("the host can not be looked at: {error:#}"));
+        serde_json::from_str(&said).unwrap_or_else(|error| panic!("{LOOKER} says {said}: {error}"))
     }
 
     /// What does not fit together, in words: each sandbox in `placed` has its container and `pool` pristine slots
@@ -177,14 +210,15 @@ pub fn lives(pid: u32) -> bool {
     stat.rsplit_once(')').is_some_and(|(_, rest)| !matches!(rest.trim_start().chars().next(), Some('Z' | 'X')))
 }
 
-fn processes_of(identity: &Identity, run_dir: &Path) -> Vec<Process> {
+fn processes_of(identity: &Identity, run_dir: &Path, whole_host: bool) -> Vec<Process> {
     let run_dir = run_dir.display().to_string();
     let cgroup = format!("/{}/", identity.cgroup());
     let mut found = Vec::new();
     for pid in pids().filter(|pid| *pid != std::process::id()) {
         let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
         let command = command_line(pid);
-        let ours = groups.contains(&cgroup) || command.contains(&run_dir);
+        // The first one of a host of namespaces only holds it.
+        let ours = groups.contains(&cgroup) || command.contains(&run_dir) || (whole_host && pid != 1);
         if !ours || !lives(pid) || command.contains("system service") || is_node(&command) {
             continue;
         }
@@ -250,6 +284,7 @@ mod tests {
             directories: names().into(),
             cgroups: [id('1'), id('2')].into(),
             processes: vec![Process { pid: 5, container: Some(id('1')), command: "agent".to_owned() }],
+            others: Vec::new(),
         }
     }
 

@@ -2,20 +2,23 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal};
+use hosts::Host;
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::api::{Api, id_of};
 use crate::engine::{BUSYBOX, binaries, need_image, target};
+use crate::http::Call;
 use crate::identity::Identity;
 use crate::machine::Held;
 use crate::remains::{self, HOMES, RUNS};
+use crate::running::Running;
 use crate::serial;
 use crate::wait::{within, within_settling};
 
@@ -31,8 +34,23 @@ const DEATH_WITHIN: Duration = Duration::from_secs(75);
 /// Lines of the log that are shown when a test fails.
 const LOG_LINES_SHOWN: usize = 40;
 
+/// Where nobody listens.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// Where a node on a host of its own shows its metrics.
+const METRICS_PORT_ON_A_HOST: u16 = 7702;
+
 /// The key of every node under test.
 const KEY: &str = "key-of-the-tests";
+
+/// Where a node on a host of its own answers clients.
+const PORT_ON_A_HOST: u16 = 7700;
+
+/// A host's own, empty when its power comes.
+const RUN_DIR_ON_A_HOST: &str = "/run/warren";
+
+/// In a node's home: the kill point that it is to die at.
+const KILL_FILE: &str = "dies-at";
 
 /// How a node is started.
 #[derive(Debug, Clone)]
@@ -69,8 +87,11 @@ pub struct Node {
     pub(crate) peering: Option<Peering>,
     home: PathBuf,
     run_dir: PathBuf,
-    child: Option<Child>,
+    /// The host that it has to itself; none where it shares this one.
+    host: Option<Host>,
+    child: Option<Running>,
     api: Api,
+    metrics: SocketAddr,
     // The turn ends last, when everything is away. A cluster has one for all its nodes.
     _turn: Option<File>,
 }
@@ -84,30 +105,52 @@ impl Node {
     pub fn start(options: Options) -> Self {
         let turn = serial::take_turn();
         remains::sweep();
-        let mut node = Self::prepare("node", options, None);
+        let mut node = Self::prepare("node", options, None, None);
         node._turn = Some(turn);
         node.begin(&[]);
         node.wait_until_healthy();
         node
     }
 
-    /// A node that was not started yet. Whoever calls has the turn.
-    pub(crate) fn prepare(called: &str, options: Options, peering: Option<Peering>) -> Self {
+    /// A node that was not started yet, here or on a host of its own. Whoever calls has the turn.
+    pub(crate) fn prepare(called: &str, options: Options, peering: Option<Peering>, host: Option<Host>) -> Self {
         need_image(options.image);
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let (home, run_dir) = (Path::new(HOMES).join(&name), Path::new(RUNS).join(&name));
-        for directory in [&home, &run_dir] {
-            fs::create_dir_all(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+        let (home, run_dir) = match &host {
+            // On its disk, which goes with its machine.
+            Some(host) => (host.directory().join("node"), PathBuf::from(RUN_DIR_ON_A_HOST)),
+            None => (Path::new(HOMES).join(&name), Path::new(RUNS).join(&name)),
+        };
+        fs::create_dir_all(&home).unwrap_or_else(|error| panic!("{}: {error}", home.display()));
+        if host.is_none() {
+            fs::create_dir_all(&run_dir).unwrap_or_else(|error| panic!("{}: {error}", run_dir.display()));
         }
         let api = Api::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), KEY);
-        Self { name: called.to_owned(), options, peering, home, run_dir, child: None, api, _turn: None }
+        Self {
+            name: called.to_owned(),
+            options,
+            peering,
+            home,
+            run_dir,
+            host,
+            child: None,
+            api,
+            metrics: NOWHERE,
+            _turn: None,
+        }
     }
 
     /// Its API in its present life.
     #[must_use]
     pub fn api(&self) -> &Api {
         &self.api
+    }
+
+    /// Asks for something of its metrics' listener.
+    #[must_use]
+    pub fn metrics<'a>(&self, path: &str) -> Call<'a> {
+        Call::new(self.metrics, "GET", path)
     }
 
     /// Its pool's size.
@@ -155,14 +198,16 @@ impl Node {
     /// What the host holds of it.
     #[must_use]
     pub fn held(&self) -> Held {
-        Held::by(&self.identity(), &self.run_dir)
+        match &self.host {
+            None => Held::by(&self.identity(), &self.run_dir),
+            Some(host) => Held::on(host, &self.data_dir(), &self.run_dir),
+        }
     }
 
     /// Ends it as a power cut would end a process.
     pub fn kill9(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("our own child can be killed");
-            child.wait().expect("our own child can be awaited");
         }
     }
 
@@ -180,8 +225,31 @@ impl Node {
     /// # Panics
     /// It does not run.
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a child's pid");
-        rustix::process::kill_process(pid, signal).expect("our own child can be signalled");
+        self.child.as_ref().expect("the node runs").signal(signal).expect("our own child can be signalled");
+    }
+
+    /// From now on it kills itself when it comes to this point, once.
+    ///
+    /// # Panics
+    /// It can not be told.
+    pub fn dies_at(&self, point: &str) {
+        // By a rename: half a name would be none.
+        let fresh = self.home.join(format!("{KILL_FILE}.new"));
+        fs::write(&fresh, point).and_then(|()| fs::rename(&fresh, self.home.join(KILL_FILE))).expect("it can be told");
+    }
+
+    /// It lives on when it comes to its kill point.
+    pub fn lives_on(&self) {
+        let _may_not_be_there = fs::remove_file(self.home.join(KILL_FILE));
+    }
+
+    /// How it ended by itself, if it has.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().expect("our own child can be asked");
+        if status.is_some() {
+            self.child = None;
+        }
+        status
     }
 
     /// Waits until a kill point has ended it.
@@ -240,13 +308,23 @@ impl Node {
     }
 
     pub(crate) fn begin(&mut self, env: &[(&str, &str)]) {
-        let address = free_address();
+        let address = match &self.host {
+            Some(host) => SocketAddr::from((host.address(), PORT_ON_A_HOST)),
+            None => free_address(),
+        };
         self.api = Api::new(address, KEY);
+        self.metrics = match &self.host {
+            Some(host) => SocketAddr::from((host.address(), METRICS_PORT_ON_A_HOST)),
+            None => free_address(),
+        };
         let log = File::options().create(true).append(true).open(self.home.join("log")).expect("a log can be written");
         let mut command = self.command(address);
         command.envs(env.iter().copied());
         command.stdout(log.try_clone().expect("a log has two ends")).stderr(log);
-        self.child = Some(command.spawn().expect("the node can be started"));
+        self.child = Some(match &self.host {
+            None => Running::Here(command.spawn().expect("the node can be started")),
+            Some(host) => Running::On(host.spawn(&mut command).expect("the node can be started")),
+        });
     }
 
     /// What starts it with its front door at this address.
@@ -264,6 +342,7 @@ impl Node {
                 command.arg("--join").arg(address.to_string()).args(["--token", token]);
             }
         }
+        command.arg("--metrics-listen").arg(self.metrics.to_string());
         command.args(self.options.flags);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("WARREN_") {
@@ -271,6 +350,7 @@ impl Node {
             }
         }
         command.env("WARREN_API_KEY", KEY).env("WARREN_LOG", "info,node=debug").env("NO_COLOR", "1");
+        command.env("WARREN_KILL_FILE", self.home.join(KILL_FILE));
         command.envs(self.options.env.iter().copied()).stdin(Stdio::null());
         command
     }
@@ -294,16 +374,19 @@ impl Node {
     /// What does not fit together between the placement and the host. A sandbox in error has lost its container.
     #[must_use]
     pub fn differences(&self) -> Vec<String> {
-        self.differences_from(&self.api.list(""))
+        self.differences_from(&self.api.list(""), true)
     }
 
     /// The same, from a placement that may hold sandboxes of other nodes.
-    pub(crate) fn differences_from(&self, shown: &[Value]) -> Vec<String> {
+    pub(crate) fn differences_from(&self, shown: &[Value], store_is_its_own: bool) -> Vec<String> {
         let me = self.identity().host;
         let mine = shown.iter().filter(|sandbox| sandbox["node"] == *me && sandbox["status"] != "error");
         let placed: BTreeSet<String> = mine.map(id_of).collect();
         let held = self.held();
         let mut wrong = held.differences(&placed, self.options.pool);
+        if store_is_its_own {
+            wrong.extend(held.others.iter().map(|id| format!("container {id} is another node's")));
+        }
         // A slot whose agent answers is the pool's only when the node has noticed.
         let log = self.log();
         let slots = held.containers.keys().filter(|id| !placed.contains(*id));
@@ -346,15 +429,17 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take()
-            && let Err(error) = child.kill().and_then(|()| child.wait().map(drop))
+            && let Err(error) = child.kill()
         {
             eprintln!("the node could not be ended: {error}");
         }
         if std::thread::panicking() {
             self.keep_log();
         }
-        // A kill point may strike while others watch: nothing of it may stay either way.
-        remains::take_away(&self.home, &self.run_dir);
+        // A kill point may strike while others watch: nothing of it may stay either way. A host goes with its machine.
+        if self.host.is_none() {
+            remains::take_away(&self.home, &self.run_dir);
+        }
     }
 }
 

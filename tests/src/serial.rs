@@ -5,13 +5,26 @@ use std::fs::File;
 /// Shared by all checkouts on this host.
 const LOCK: &str = "/run/warren-node-tests.lock";
 
+/// Of nodes that have hosts of their own: nobody else counts what is on those.
+const HOSTS_LOCK: &str = "/run/warren-node-tests-hosts.lock";
+
 /// Waits for its turn; the turn ends when the file is dropped.
 ///
 /// # Panics
 /// The lock can not be made: the tests need root.
 #[must_use]
 pub fn take_turn() -> File {
-    let lock = File::create(LOCK).unwrap_or_else(|error| panic!("{LOCK}: {error}; the tests need root"));
-    lock.lock().unwrap_or_else(|error| panic!("{LOCK}: {error}"));
+    locked(LOCK)
+}
+
+/// Waits for the turn of a cluster on hosts of its own.
+#[must_use]
+pub fn take_turn_on_hosts() -> File {
+    locked(HOSTS_LOCK)
+}
+
+fn locked(path: &str) -> File {
+    let lock = File::create(path).unwrap_or_else(|error| panic!("{path}: {error}; the tests need root"));
+    lock.lock().unwrap_or_else(|error| panic!("{path}: {error}"));
     lock
 }

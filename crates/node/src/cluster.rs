@@ -1,15 +1,21 @@
 //! The other nodes, as this one reaches them: a link and a way to call for each.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::RwLock;
 use peers::wire::Message;
 use peers::{Caller, CallerConfig, Link, LinkConfig, LinkCounters, LinkState, Peer, Security};
+use tokio::sync::watch;
 use types::HostId;
 use warren_core::placement::Placement;
 
 use crate::identity::ToldOf;
+
+/// How long calls under way outlive the link to their node: as long as a lease. After a cut the network itself may say
+/// nothing for a quarter of an hour.
+const CALLS_WITHOUT_LINK_MAX: Duration = Duration::from_secs(4);
 
 /// The other nodes. Shared by all threads of this node.
 pub struct Cluster {
@@ -65,6 +71,7 @@ impl Cluster {
                 let peer = Peer::new(&self.security, host.clone(), address);
                 let link = Link::spawn(peer.clone(), LinkConfig::default());
                 let caller = Caller::new(peer.clone(), CallerConfig::default());
+                tokio::spawn(give_up_calls(link.state(), caller.clone()));
                 others.insert(host.clone(), Other { peer, link, caller });
             }
         }
@@ -121,5 +128,19 @@ impl Cluster {
     /// All other nodes.
     pub fn hosts(&self) -> Vec<HostId> {
         self.others.read().keys().cloned().collect()
+    }
+}
+
+/// Ends the calls to a node that has not been heard for too long, each time, until the link itself is gone.
+async fn give_up_calls(mut link: watch::Receiver<LinkState>, caller: Caller) {
+    while link.wait_for(|state| !state.is_up()).await.is_ok() {
+        let heard = tokio::time::timeout(CALLS_WITHOUT_LINK_MAX, link.wait_for(LinkState::is_up)).await;
+        let heard = heard.map(|up| up.is_ok());
+        if heard.is_err() {
+            caller.sever();
+        }
+        if heard == Ok(false) || link.wait_for(LinkState::is_up).await.is_err() {
+            return;
+        }
     }
 }
