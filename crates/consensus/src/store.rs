@@ -41,10 +41,13 @@ pub struct Store {
     _lock: File,
 }
 
-/// A store that does not open. Unless it is [`OpenError::Locked`] or a passing [`OpenError::Io`], the member must not
-/// come back under its id: a vote or an acknowledged entry may be lost.
+/// A store that does not open. Where [`OpenError::is_lost`], the member must not come back under its id: a vote or an
+/// acknowledged entry may be lost.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// There is none, where one was made before.
+    #[error("the store at {0} is gone")]
+    Missing(PathBuf),
     /// Another process, or another part of this one, has it open.
     #[error("the store at {0} is open elsewhere")]
     Locked(PathBuf),
@@ -71,6 +74,18 @@ pub enum OpenError {
     /// The operating system said no.
     #[error("the store can not be read")]
     Io(#[from] io::Error),
+}
+
+impl OpenError {
+    /// The store will never open again as it was. Otherwise it may: once nobody else has it open, the disk can be read
+    /// again, or a version that knows it reads it.
+    pub fn is_lost(&self) -> bool {
+        match self {
+            Self::Missing(_) | Self::Damaged(_) | Self::Truncated { .. } | Self::Inconsistent(_) => true,
+            Self::Io(error) => matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData),
+            Self::Locked(_) | Self::UnknownFormat { .. } => false,
+        }
+    }
 }
 
 /// A write that may or may not be durable. The store takes no further one: after a failed sync nobody knows what the
@@ -132,6 +147,15 @@ fn count(counter: &AtomicU64, by: u64) {
 }
 
 impl Store {
+    /// Opens the store in `dir`, which was made before, and reads all of it.
+    pub fn open_existing(dir: &Path) -> Result<(Store, Recovered), OpenError> {
+        // Nothing is made in its place: an empty store has forgotten its votes.
+        if !Watermark::is_there(dir)? {
+            return Err(OpenError::Missing(dir.to_owned()));
+        }
+        Self::open(dir)
+    }
+
     /// Opens the store in `dir`, which is made if it is missing, and reads all of it.
     pub fn open(dir: &Path) -> Result<(Store, Recovered), OpenError> {
         let is_new = !dir.exists();

@@ -51,6 +51,10 @@ impl Watermark {
         })
     }
 
+    pub(crate) fn is_there(dir: &Path) -> io::Result<bool> {
+        dir.join(FILE).try_exists()
+    }
+
     pub(crate) fn create(dir: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(dir.join(FILE))?;
         let mut created = Self { file, slot: 1, unsynced: 0 };

@@ -16,6 +16,7 @@ use crate::config::NodeConfig;
 use crate::identity::Identity;
 use crate::lease::Lease;
 use crate::life::Life;
+use crate::own_log;
 use crate::peers_door::PeersDoor;
 use crate::start::{ExitReason, Exits, begin_life, start_consensus};
 use crate::view::View;
@@ -49,13 +50,14 @@ impl PlacementAlone {
     /// # Errors
     /// It can not be started.
     pub async fn start(config: &NodeConfig) -> anyhow::Result<(Self, mpsc::UnboundedReceiver<ExitReason>)> {
-        let identity = Identity::open(config).await?;
+        let mut identity = Identity::open(config).await?;
+        let log = own_log::open(config, &mut identity).await?;
         let cluster = Arc::new(Cluster::new(identity.host.clone(), identity.security.clone(), &identity.told_of));
         let view = Arc::new(View::new(identity.host.clone(), String::new(), Arc::clone(&cluster)));
         let (sender, ended) = mpsc::unbounded_channel();
         let life = Arc::new(Life::new(&config.data_dir, identity.incarnation, Lease::new(None)));
         let follower = Nobody.start().recipient();
-        let consensus = start_consensus(config, &identity, &view, &cluster, &life, follower, &Exits(sender))?;
+        let consensus = start_consensus(config, (&identity, log), &view, &cluster, &life, follower, &Exits(sender))?;
         PeersDoor::open(config, &identity, &consensus, &view, Arc::new(OnceLock::new())).await?;
         begin_life(config, &consensus, &identity).await?;
         let incarnation = identity.incarnation;

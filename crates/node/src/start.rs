@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use actix::{Actor, Addr, Arbiter, AsyncContext, Context, Recipient};
 use anyhow::Context as _;
-use consensus::{Config as ConsensusConfig, Consensus, LogWriter, Start, Store};
+use consensus::{Config as ConsensusConfig, Consensus, LogWriter, Start};
 use front_door::{FrontDoorConfig, Limits, VersionFacts};
 use runtime::Engine;
 use rustix::net::sockopt;
@@ -35,12 +35,14 @@ use crate::gossip;
 use crate::hub::{Hub, now};
 use crate::identity::Identity;
 use crate::kill_point;
+use crate::known_peers::KnownPeers;
 use crate::lease::Lease;
 use crate::ledger::Ledger;
 use crate::life::Life;
 use crate::metrics;
 use crate::nodes::Myself;
 use crate::operations::NodeOperations;
+use crate::own_log::{self, OwnLog};
 use crate::peers_door::PeersDoor;
 use crate::repair;
 use crate::routing::Routed;
@@ -191,7 +193,9 @@ struct Node {
 }
 
 impl Node {
-    async fn start(config: NodeConfig, identity: Identity, version: &VersionFacts) -> anyhow::Result<Self> {
+    async fn start(config: NodeConfig, mut identity: Identity, version: &VersionFacts) -> anyhow::Result<Self> {
+        // First: while this node asks to be let in again, nothing else of it runs.
+        let log = own_log::open(&config, &mut identity).await?;
         let engine = Engine::start(config.engine(identity.cluster.clone(), identity.host.clone()))
             .await
             .context("the engine does not start")?;
@@ -212,7 +216,7 @@ impl Node {
         let pool_context = Context::<PoolActor>::new();
         let life = Arc::new(Life::new(&config.data_dir, identity.incarnation, Lease::new(Some(engine.clone()))));
         let consensus =
-            start_consensus(&config, &identity, &view, &cluster, &life, follower.clone().recipient(), &exits)?;
+            start_consensus(&config, (&identity, log), &view, &cluster, &life, follower.clone().recipient(), &exits)?;
         let answering: Arc<OnceLock<Arc<NodeOperations>>> = Arc::default();
         let doorway = PeersDoor::open(&config, &identity, &consensus, &view, Arc::clone(&answering)).await?;
         let hub = Hub::new(
@@ -389,14 +393,14 @@ fn capacity(config: &NodeConfig) -> anyhow::Result<Capacity> {
 
 pub(crate) fn start_consensus(
     config: &NodeConfig,
-    identity: &Identity,
+    (identity, log): (&Identity, OwnLog),
     view: &Arc<View>,
     cluster: &Arc<Cluster>,
     life: &Arc<Life>,
     follower: Recipient<Deliver>,
     exits: &Exits,
 ) -> anyhow::Result<Addr<ConsensusActor>> {
-    let (store, recovered) = Store::open(&config.data_dir.join("log")).context("the log can not be opened")?;
+    let OwnLog { store, recovered } = log;
     let member = identity.member;
     let begin = if identity.joined { Start::Join } else { Start::Bootstrap { voters: vec![member] } };
     let mut start = ConsensusConfig::new(member, identity.incarnation.0, begin);
@@ -413,7 +417,12 @@ pub(crate) fn start_consensus(
     })?;
     let counters = writer.counters();
     view.insight().instruments.set_log(move || counters.read());
-    let others = Others { cluster: Arc::clone(cluster), life: Arc::clone(life), presence: presence(config, identity) };
+    let others = Others {
+        cluster: Arc::clone(cluster),
+        life: Arc::clone(life),
+        presence: presence(config, identity),
+        known_peers: KnownPeers::new(&config.data_dir, identity.told_of.clone()),
+    };
     let (view, exits) = (Arc::clone(view), exits.clone());
     let arbiter = Arbiter::new();
     let started = ConsensusActor::start_in_arbiter(&arbiter.handle(), move |context: &mut Context<ConsensusActor>| {

@@ -23,6 +23,7 @@ use super::members;
 use crate::cluster::Cluster;
 use crate::hub::{boottime_ms, now};
 use crate::kill_point;
+use crate::known_peers::KnownPeers;
 use crate::life::Life;
 use crate::start::{ExitReason, Exits};
 use crate::view::View;
@@ -51,6 +52,8 @@ pub struct Others {
     pub life: Arc<Life>,
     /// What the map is told of this one.
     pub presence: Presence,
+    /// Whom this node asks should its log be lost.
+    pub known_peers: KnownPeers,
 }
 
 /// A node's heartbeat.
@@ -338,7 +341,13 @@ impl ConsensusActor {
             self.node_lost(host, *incarnation)?;
         }
         if let (Kind::NodeUp { host, incarnation, .. }, Outcome::NodeUp) = (&command.kind, &outcome) {
+            if *host == self.me && *incarnation > self.others.life.now() {
+                return Err(two_of_one(host, *incarnation));
+            }
             self.leases.began(host, *incarnation);
+        }
+        if matches!(command.kind, Kind::NodeUp { .. } | Kind::Join { .. }) {
+            self.others.known_peers.follow(&self.me, &self.map);
         }
         if let (Kind::NodeRestarting { host, incarnation, .. }, Outcome::NodeRestarting) = (&command.kind, &outcome) {
             self.leases.restarting(host, *incarnation);
@@ -366,6 +375,11 @@ impl ConsensusActor {
         self.snapshot_index = index;
         // What this node had proposed may be in it, and then is never heard of by itself.
         self.propose_all_again();
+        match self.map.incarnation(&self.me) {
+            Some(incarnation) if incarnation > self.others.life.now() => return Err(two_of_one(&self.me, incarnation)),
+            _ => {}
+        }
+        self.others.known_peers.follow(&self.me, &self.map);
         self.view.publish(self.map.clone());
         self.others.cluster.follow(&self.map);
         Ok(())
@@ -509,6 +523,14 @@ impl ConsensusActor {
             self.feed(Input::ChangeMembers { proposal, change: members::conf_change(&step) }, ctx);
         }
     }
+}
+
+/// Two processes with one identity would both act for the same sandboxes: the one that learns of the other stops.
+fn two_of_one(host: &HostId, incarnation: Incarnation) -> String {
+    format!(
+        "another process has begun life {incarnation} of this node {host}: its data directory was copied, or an older \
+         copy of it was put back; only the newest one may run"
+    )
 }
 
 /// Whoever skipped what it does not know would have another map than the others: so the node stops.

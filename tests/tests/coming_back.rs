@@ -1,0 +1,207 @@
+//! Nodes that go and come back: in order and announced, or without their log.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tests::machine::lives;
+use tests::{Api, Cases, Cluster, Options, within_settling};
+
+/// Short enough that a node which does not come back is missed within a test.
+const RESTART_WITHIN: (&str, &str) = ("WARREN_NODE_RESTART_WITHIN_SECONDS", "20");
+
+#[test]
+fn nodes_go_and_come_back() {
+    let mut cases = Cases::of("coming back");
+    let mut cluster = Cluster::start_with(4, Options { env: &[RESTART_WITHIN], ..Options::default() });
+    cases.case("SIGTERM lets a request through another node come to its end", || ends_in_order(&mut cluster));
+    cases.case("a node that announced its restart is not missed", || restarts_announced(&mut cluster));
+    cases.case("a node that announced its restart and stays away is missed", || stays_away(&mut cluster));
+    cases.case("the log of a follower is damaged", || follower_damaged(&mut cluster));
+    cases.case("the log of the leader ends too early", || leader_truncated(&mut cluster));
+    cases.case("the log of a node is gone", || log_gone(&mut cluster));
+    cases.finish();
+}
+
+#[test]
+fn a_lone_node_does_not_begin_anew_over_a_lost_log() {
+    let mut cluster = Cluster::start(1);
+    let id = cluster.node(0).api().create(&json!({}));
+    cluster.settles();
+    let first = cluster.node(0).held().containers[&id].pid;
+    let log = cluster.node(0).data_dir().join("log");
+    cluster.kill9(0);
+    let kept = log.with_file_name("kept");
+    fs::rename(&log, &kept).expect("the log can be moved");
+    let refused = cluster.refuses_a_second_process_of(0);
+    assert_eq!(refused.status.code(), Some(1), "{}", refused.said);
+    assert!(refused.said.contains("does not begin a new cluster over what it had"), "{}", refused.said);
+    assert!(lives(first), "a sandbox was ended that the log had");
+    assert!(!log.exists(), "a log was begun");
+    // With what a backup would bring back it is what it was.
+    fs::rename(&kept, &log).expect("the log can be moved");
+    cluster.restart(0);
+    assert_eq!(cluster.node(0).held().containers[&id].pid, first);
+    assert_eq!(cluster.node(0).api().output(&id, &["echo", "on"]), "on");
+}
+
+fn ends_in_order(cluster: &mut Cluster) {
+    let owner = cluster.others(cluster.leader())[0];
+    let id = cluster.node(owner).api().create(&json!({}));
+    assert_eq!(cluster.owner_of(&id), owner);
+    cluster.settles();
+    let door = cluster.node(cluster.others(owner)[0]).api().clone();
+    let body = json!({ "cmd": ["sh", "-c", "touch /tmp/on; sleep 1; echo done"] });
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| door.exec_with(&id, &body));
+        within_settling("it runs", || match door.names(&id, "/tmp").contains(&"on".to_owned()) {
+            true => Ok(()),
+            false => Err("not yet".to_owned()),
+        });
+        assert!(cluster.sigterm(owner).success());
+        assert_eq!(running.join().expect("an answer").expect(200).json()["stdout"], "done\n");
+    });
+    cluster.restart(owner);
+    within_settling("reachable", || shows(&door, &id, "running"));
+    door.destroy(&id);
+    cluster.settles();
+}
+
+fn restarts_announced(cluster: &mut Cluster) {
+    cluster.revive();
+    let leader = cluster.leader();
+    // One that votes and the one that learns: the others still are a majority.
+    let learns = |node: &usize| shown_of(cluster, *node)["role"] == "learner";
+    let (learners, voters): (Vec<usize>, Vec<usize>) = cluster.others(leader).into_iter().partition(learns);
+    let (away, dead) = (voters[0], learners[0]);
+    let id = cluster.node(away).api().create(&json!({}));
+    assert_eq!(cluster.owner_of(&id), away);
+    cluster.settles();
+    let first = cluster.node(away).held().containers[&id].pid;
+    let door = cluster.node(leader).api().clone();
+    assert!(cluster.sigterm(away).success());
+    let says = cluster.node(away).log();
+    assert!(says.contains("the cluster knows that this node restarts"), "{says}");
+    cluster.kill9(dead);
+    // The one that ended later is missed, the one before it is not.
+    cluster.loses(dead, leader);
+    let shown = door.sandbox(&id);
+    assert_eq!(shown["status"], "unreachable", "{shown}");
+    assert_eq!(shown["error"], json!(format!("node {} is restarting", cluster.host(away))), "{shown}");
+    assert!(lives(first));
+    let made = door.create(&json!({}));
+    assert!(![away, dead].contains(&cluster.owner_of(&made)));
+    cluster.restart(away);
+    within_settling("reachable", || shows(&door, &id, "running"));
+    assert_eq!(cluster.node(away).held().containers[&id].pid, first);
+    cluster.restart(dead);
+    cluster.settles();
+    let after = cluster.node(away).api().create(&json!({}));
+    assert_eq!(cluster.owner_of(&after), away, "a node that is back takes sandboxes");
+    for id in [id, made, after] {
+        door.destroy(&id);
+    }
+    cluster.settles();
+}
+
+fn stays_away(cluster: &mut Cluster) {
+    cluster.revive();
+    let leader = cluster.leader();
+    let away = cluster.others(leader)[0];
+    let id = cluster.node(away).api().create(&json!({}));
+    assert!(cluster.sigterm(away).success());
+    cluster.loses(away, leader);
+    let shown = cluster.node(leader).api().sandbox(&id);
+    assert_eq!(shown["error"], json!(format!("node {} is lost", cluster.host(away))), "{shown}");
+    cluster.restart(away);
+    let door = cluster.node(leader).api().clone();
+    within_settling("reachable", || shows(&door, &id, "running"));
+    door.destroy(&id);
+    cluster.settles();
+}
+
+fn follower_damaged(cluster: &mut Cluster) {
+    let lost = cluster.others(cluster.leader())[0];
+    comes_back_as_another(cluster, lost, |log| {
+        // In the midst of what was written.
+        let file = File::options().write(true).open(log.join("log/db")).expect("a database");
+        file.write_all_at(&[0xa5; 4096], 512).expect("it can be written");
+        let mark = File::options().write(true).open(log.join("acknowledged")).expect("a mark");
+        mark.write_all_at(&[0xa5; 8192], 0).expect("it can be written");
+    });
+}
+
+fn leader_truncated(cluster: &mut Cluster) {
+    let lost = cluster.leader();
+    comes_back_as_another(cluster, lost, |log| {
+        fs::remove_dir_all(log.join("log")).expect("a database");
+    });
+}
+
+fn log_gone(cluster: &mut Cluster) {
+    let lost = cluster.others(cluster.leader())[1];
+    comes_back_as_another(cluster, lost, |log| fs::remove_dir_all(log).expect("a log"));
+}
+
+/// Kills a node, spoils its log, and shows that its host comes back with all it had as another member.
+fn comes_back_as_another(cluster: &mut Cluster, lost: usize, spoil: impl FnOnce(&Path)) {
+    cluster.revive();
+    let kept = cluster.node(lost).api().create(&json!({ "env": { "KEPT": "yes" } }));
+    cluster.settles();
+    let deleted = cluster.node(lost).api().create(&json!({}));
+    cluster.settles();
+    let before = cluster.node(lost).held();
+    let owners = [cluster.owner_of(&kept), cluster.owner_of(&deleted)];
+    assert_eq!(owners, [lost, lost], "where slots were warm");
+    let host = cluster.host(lost);
+    let member = shown_of(cluster, lost)["member"].as_u64().expect("a member id");
+    let door = cluster.node(cluster.others(lost)[0]).api().clone();
+    cluster.kill9(lost);
+    spoil(&cluster.node(lost).data_dir().join("log"));
+    within_settling("unreachable", || shows(&door, &deleted, "unreachable"));
+    within_settling("it is deleted", || match door.delete(&format!("/sandboxes/{deleted}")) {
+        answer if answer.status == 202 => Ok(()),
+        answer => Err(answer.text()),
+    });
+    let elsewhere = door.create(&json!({}));
+    cluster.restart(lost);
+    within_settling("reachable", || shows(&door, &kept, "running"));
+    assert_eq!(cluster.host(lost), host);
+    assert_eq!(cluster.node(lost).held().containers[&kept].pid, before.containers[&kept].pid, "another process");
+    assert_eq!(door.variable(&kept, "KEPT"), "yes");
+    assert_eq!(cluster.node(lost).api().output(&elsewhere, &["echo", "on"]), "on");
+    let now = shown_of(cluster, lost)["member"].as_u64().expect("a member id");
+    assert_ne!(now, member, "a vote may be forgotten");
+    within_settling("three that vote, and nobody of before", || {
+        let membership = cluster.membership(cluster.leader());
+        let all: Vec<u64> = [membership.voters.clone(), membership.learners.clone()].concat();
+        if membership.voters.len() == 3 && all.len() == cluster.size() && !all.contains(&member) && all.contains(&now) {
+            Ok(())
+        } else {
+            Err(format!("{membership:?}, was {member}, is {now}"))
+        }
+    });
+    cluster.settles();
+    assert!(!lives(before.containers[&deleted].pid), "what was deleted lives");
+    let after = cluster.node(lost).api().create(&json!({}));
+    assert_eq!(cluster.owner_of(&after), lost, "a node that is back takes sandboxes");
+    for id in [kept, elsewhere, after] {
+        door.destroy(&id);
+    }
+    cluster.settles();
+}
+
+/// A node as it shows itself.
+fn shown_of(cluster: &Cluster, node: usize) -> Value {
+    within_settling("it knows itself", || {
+        let nodes = cluster.node(node).api().get("/nodes").expect(200).json();
+        let mine = nodes.as_array().into_iter().flatten().find(|shown| shown["id"] == json!(cluster.host(node)));
+        mine.cloned().ok_or_else(|| nodes.to_string())
+    })
+}
+
+fn shows(door: &Api, id: &str, status: &str) -> Result<(), String> {
+    let answer = door.get(&format!("/sandboxes/{id}"));
+    if answer.status == 200 && answer.json()["status"] == json!(status) { Ok(()) } else { Err(answer.text()) }
+}
