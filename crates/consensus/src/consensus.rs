@@ -130,6 +130,7 @@ impl Consensus {
         match input {
             Input::Tick => self.tick(),
             Input::Propose { proposal, data } => self.propose(proposal, data, &mut out),
+            Input::ProposeAsLeader { proposal, data } => self.propose_as_leader(proposal, data, &mut out),
             Input::ChangeMembers { proposal, change } => self.change_members(proposal, &change, &mut out),
             Input::Persisted { batch } => self.persisted(batch, &mut out),
             Input::PersistFailed { batch, reason } => {
@@ -234,6 +235,18 @@ impl Consensus {
                     out.push(Output::Dropped { proposal, reason: self.why_dropped(&error) });
                 }
             }
+        }
+    }
+
+    /// A follower would pass it on to a leader that knows better.
+    fn propose_as_leader(&mut self, proposal: ProposalId, data: Bytes, out: &mut Vec<Output>) {
+        if self.raw.raft.state != StateRole::Leader {
+            out.push(Output::Dropped { proposal, reason: DropReason::NotLeading });
+            return;
+        }
+        self.append_proposals(out);
+        if let Err(error) = self.append(&[(proposal, data)]) {
+            out.push(Output::Dropped { proposal, reason: self.why_dropped(&error) });
         }
     }
 

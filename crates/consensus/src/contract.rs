@@ -19,6 +19,14 @@ pub enum Input {
         /// At most [`crate::ENTRY_BYTES_MAX`] bytes, not empty.
         data: Bytes,
     },
+    /// Append `data` to the log in the term in which this member leads, or not at all: it is never passed on to another
+    /// leader. For what only the one who leads can know.
+    ProposeAsLeader {
+        /// Comes back as with [`Input::Propose`].
+        proposal: ProposalId,
+        /// As with [`Input::Propose`].
+        data: Bytes,
+    },
     /// Change the membership; one change at a time.
     ChangeMembers {
         /// Comes back in [`Output::Members`] or [`Output::Dropped`].
@@ -173,6 +181,9 @@ pub enum DropReason {
     /// No leader is known.
     #[error("no leader is known")]
     NoLeader,
+    /// This member does not lead.
+    #[error("this member does not lead")]
+    NotLeading,
     /// Leadership is being handed over.
     #[error("leadership is being handed over")]
     Transferring,

@@ -7,7 +7,7 @@ mod common;
 use bytes::Bytes;
 use common::{Member, bootstrap};
 use consensus::raft_types::{ConfChangeSingle, ConfChangeType, ConfChangeV2};
-use consensus::{Config, Input, Output, ProposalId, Start};
+use consensus::{Config, DropReason, Input, Output, ProposalId, Start};
 use std::collections::{BTreeMap, BTreeSet};
 
 struct Cluster {
@@ -131,6 +131,47 @@ fn a_leader_cut_off_steps_down_and_its_tail_is_replaced() {
         assert_eq!(member.data(), ["kept"], "member {}", member.id);
     }
     cluster.check_agreement();
+}
+
+#[test]
+fn what_only_the_leader_can_know_is_never_passed_on() {
+    let mut cluster = Cluster::of(&[1, 2, 3]);
+    let old = cluster.elect();
+    cluster.settle();
+    let as_leader = |number| {
+        let data = Bytes::from_static(b"I lead");
+        Input::ProposeAsLeader { proposal: ProposalId(number), data }
+    };
+    let follower = if old == 1 { 2 } else { 1 };
+    cluster.member(follower).give(as_leader(1));
+    cluster.settle();
+    assert!(matches!(cluster.members[&follower].notes[..], [Output::Dropped { reason: DropReason::NotLeading, .. }]));
+    // It stands still while the others choose another leader, and has not heard of that when it goes on.
+    cluster.cut_off.insert(old);
+    let others: Vec<u64> = cluster.members.keys().copied().filter(|id| *id != old).collect();
+    for _ in 0..60 {
+        for id in &others {
+            cluster.member(*id).give(Input::Tick);
+        }
+        cluster.settle();
+    }
+    let new = cluster.elect();
+    assert_ne!(new, old);
+    assert!(cluster.members[&old].leadership.is_self, "it does not know yet");
+    cluster.member(old).give(as_leader(2));
+    cluster.cut_off.clear();
+    cluster.member(new).propose(3, "kept");
+    for _ in 0..20 {
+        cluster.tick();
+    }
+    for member in cluster.members.values() {
+        assert_eq!(member.data(), ["kept"], "member {}", member.id);
+    }
+    let leader = cluster.elect();
+    cluster.member(leader).give(as_leader(4));
+    cluster.settle();
+    cluster.tick();
+    assert_eq!(cluster.members[&follower].data(), ["kept", "I lead"]);
 }
 
 #[test]

@@ -213,8 +213,12 @@ impl ConsensusActor {
         let proposal = ProposalId(self.next_proposal);
         self.next_proposal += 1;
         let data = Bytes::from(placement::encode(&pending.command));
+        let as_leader = pending.command.kind.is_the_leaders();
         self.proposals.insert(proposal, pending);
-        self.feed(Input::Propose { proposal, data }, ctx);
+        self.feed(
+            if as_leader { Input::ProposeAsLeader { proposal, data } } else { Input::Propose { proposal, data } },
+            ctx,
+        );
     }
 
     /// A member would stop at this command: it is surely not proposed, and whoever waits is told why.
@@ -229,6 +233,15 @@ impl ConsensusActor {
             }
         }
         self.send_on(after);
+    }
+
+    /// What only a leader can know is known anew, or not at all.
+    fn propose_again(&mut self, pending: Pending, ctx: &mut Context<Self>) {
+        if let Kind::NodeLost { host, .. } = &pending.command.kind {
+            self.leases.declared(host);
+        } else {
+            self.propose(pending, ctx);
+        }
     }
 
     fn carry_out(&mut self, outputs: Vec<Output>, ctx: &mut Context<Self>) {
@@ -417,7 +430,7 @@ impl ConsensusActor {
     fn tick(&mut self, ctx: &mut Context<Self>) {
         self.feed(Input::Tick, ctx);
         for pending in std::mem::take(&mut self.again) {
-            self.propose(pending, ctx);
+            self.propose_again(pending, ctx);
         }
         let silent: Vec<ProposalId> = self
             .proposals
@@ -427,7 +440,7 @@ impl ConsensusActor {
             .collect();
         for proposal in silent {
             if let Some(pending) = self.proposals.remove(&proposal) {
-                self.propose(Pending { since: Instant::now(), ..pending }, ctx);
+                self.propose_again(Pending { since: Instant::now(), ..pending }, ctx);
             }
         }
         self.ticks += 1;
@@ -463,6 +476,10 @@ impl ConsensusActor {
     fn acknowledge(&mut self, barrier: u64) {
         self.leases.is_current();
         for Beat { host, incarnation, number } in self.leases.confirmed(barrier) {
+            // What counts as lost may be placed elsewhere.
+            if self.map.is_lost(&host, incarnation) {
+                continue;
+            }
             if host == self.me {
                 self.leases.acknowledged(number);
                 self.others.life.lease.extend(self.leases.until_ms());

@@ -122,6 +122,12 @@ impl Kind {
         }
     }
 
+    /// Only the leader can know it: another leader must not be told of it, nor the same one in another term.
+    #[must_use]
+    pub fn is_the_leaders(&self) -> bool {
+        matches!(self, Self::NodeLost { .. })
+    }
+
     /// The number of the first version that knows it.
     #[must_use]
     pub fn since(&self) -> u32 {

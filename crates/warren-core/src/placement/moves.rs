@@ -1,7 +1,7 @@
 //! What becomes of a sandbox whose owner is lost: it is placed again, or it is in error. Either way its
 //! generation grows, and what carried the older one is left to its owner to remove.
 
-use types::{Generation, OnNodeLoss, SandboxId};
+use types::{Generation, HostId, Incarnation, OnNodeLoss, SandboxId};
 
 use super::command::{Failure, Move, Wanted};
 use super::map::{Holder, Placement, Record};
@@ -28,6 +28,12 @@ impl Placement {
     #[must_use]
     pub fn owner_is_lost(&self, record: &Record) -> bool {
         self.node(&record.place.owner).is_some_and(|node| node.lost)
+    }
+
+    /// Whether this life of a node counts as lost: it wins no lease any more.
+    #[must_use]
+    pub fn is_lost(&self, host: &HostId, incarnation: Incarnation) -> bool {
+        self.node(host).is_some_and(|node| node.lost && node.incarnation == incarnation)
     }
 
     pub(super) fn moved(&mut self, moved: &Move) -> Outcome {
