@@ -59,6 +59,13 @@ impl Running {
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
+    /// Kills it and waits for its end.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// Ends it and waits for its end; that it has ended already is as good.
     pub fn stop(&mut self) -> Result<()> {
         if self.child.try_wait()?.is_some() {

@@ -1,12 +1,12 @@
 //! P3: from a warm claim to the first result, beside a container made and asked by Podman's API.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use crate::DEFAULT_IMAGE;
 use crate::commit::Commits;
-use crate::node::Node;
+use crate::node::{Claim, Node};
 use crate::podman::Podman;
 use crate::processes::{self, Memory};
 use crate::report::{Bar, Section, millis};
@@ -15,16 +15,16 @@ use crate::stop::Stop;
 use crate::turns::turns;
 
 /// Bar and stretch against Podman's API.
-const BAR_API: (f64, f64) = (0.05, 0.03);
+pub const BAR_API: (f64, f64) = (0.05, 0.03);
 
 /// Bar against the sum of a commit and an exec.
-const BAR_SUM: f64 = 1.5;
+pub const BAR_SUM: f64 = 1.5;
 
 /// The label that names a container's node.
 const NODE_LABEL: &str = "warren.node";
 
 /// What is run on both sides.
-const COMMAND: [&str; 1] = ["true"];
+pub const COMMAND: [&str; 1] = ["true"];
 
 #[derive(Default)]
 struct Measured {
@@ -73,20 +73,37 @@ pub fn measure(
 }
 
 fn ours(node: &mut Node, podman: &mut Podman, first: bool, measured: &mut Measured) -> Result<()> {
+    let one = one(node, podman)?;
+    if first { &mut measured.ours } else { &mut measured.control }.push(one.claim.whole);
+    measured.create.push(one.claim.create);
+    measured.again.push(one.again);
+    one.refill.into_iter().for_each(|refill| measured.refill.push(refill));
+    Ok(())
+}
+
+/// A claim and what came after it.
+pub struct One {
+    /// The claim.
+    pub claim: Claim,
+    /// A further exec in it.
+    pub again: Duration,
+    /// Until the next slot stood ready, where that was seen.
+    pub refill: Option<Duration>,
+}
+
+/// Claims a warm slot, waits until the pool is full again, and deletes the sandbox.
+pub fn one(node: &mut Node, podman: &mut Podman) -> Result<One> {
     let claim = node.claim(&COMMAND)?;
     let answered = Instant::now();
-    if first { &mut measured.ours } else { &mut measured.control }.push(claim.whole);
-    measured.create.push(claim.create);
     // Refilled before the sandbox goes, so that neither slows the other.
     node.wait_until_full()?;
-    if let Some(seen) = node.newest_slot_seen() {
-        measured.refill.push(seen.saturating_duration_since(answered));
-    }
-    measured.again.push(node.exec(&claim.id, &COMMAND)?.1);
+    let refill = node.newest_slot_seen().map(|seen| seen.saturating_duration_since(answered));
+    let again = node.exec(&claim.id, &COMMAND)?.1;
     let container = podman.inspect(&format!("warren-{}", claim.id))?;
     let container = container["Id"].as_str().context("a container without an id")?;
     node.delete(&claim.id)?;
-    processes::wait_until_gone(container)
+    processes::wait_until_gone(container)?;
+    Ok(One { claim, again, refill })
 }
 
 fn reference(podman: &mut Podman, measured: &mut Measured) -> Result<()> {
@@ -156,8 +173,6 @@ fn report(measured: &Measured, pool_size: usize, idle: &Idle) -> Section {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

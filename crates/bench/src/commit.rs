@@ -8,11 +8,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use consensus::{Config, Consensus, CounterReadings, Counters, Input, Output, ProposalId, Start, Store};
-use types::{Generation, HostId, Incarnation, NetworkMode, Resources, SandboxId, SandboxSpec, Timestamp};
-use warren_core::placement::{self, Command, Kind, Place};
+use types::{HostId, Incarnation};
+use warren_core::placement;
+
+use crate::placing::place;
 
 /// Ticks within which a group of one elects itself.
 const ELECTION_TICKS_MAX: usize = 100;
+
+/// Whom the placements name; as long as a real host's id.
+const OWNER: &str = "0123456789abcdef";
 
 /// A group of one.
 pub struct Commits {
@@ -42,7 +47,7 @@ impl Commits {
     pub fn commit(&mut self) -> Result<Duration> {
         let number = self.next;
         self.next += 1;
-        let data = Bytes::from(placement::encode(&place(number)));
+        let data = Bytes::from(placement::encode(&an_entry(number)));
         let started = Instant::now();
         let applied = self.feed(Input::Propose { proposal: ProposalId(number), data }, Some(ProposalId(number)))?;
         let applied = applied.context("a proposal was not applied")?;
@@ -51,7 +56,7 @@ impl Commits {
 
     /// Bytes of one entry.
     pub fn entry_bytes() -> usize {
-        placement::encode(&place(1)).len()
+        placement::encode(&an_entry(1)).len()
     }
 
     /// What the log has done so far.
@@ -88,38 +93,8 @@ impl Commits {
     }
 }
 
-/// A placement as a create without wishes makes it.
-fn place(number: u64) -> Command {
-    let mut entropy = [0; types::id::SANDBOX_ID_LENGTH];
-    entropy[..8].copy_from_slice(&number.to_le_bytes());
-    let id = SandboxId::from_entropy(entropy);
-    let spec = SandboxSpec {
-        template: None,
-        image: "localhost/warren/default:latest".to_owned(),
-        image_id: "0".repeat(64),
-        resources: Resources { cpu: 1_000_000_000, memory: 512 << 20, disk: 0, pids: 256 },
-        network_mode: NetworkMode::None,
-        workdir: None,
-        user: None,
-        command: Vec::new(),
-        writable_rootfs: true,
-        tmpfs: Vec::new(),
-        labels: Default::default(),
-        name: None,
-        on_node_loss: Default::default(),
-    };
-    let place = Place {
-        id,
-        slot: id,
-        owner: HostId::new("0123456789abcdef0123456789abcdef"),
-        incarnation: Incarnation(1),
-        generation: Generation(1),
-        spec: Arc::new(spec),
-        sealed_env: Vec::new().into(),
-        expires_at: Some(Timestamp(1_800_000_000_000)),
-        key: None,
-    };
-    Command { time: Timestamp(1_800_000_000_000 + number), kind: Kind::Place(Box::new(place)) }
+fn an_entry(number: u64) -> placement::Command {
+    place(number, HostId::new(OWNER), Incarnation(1))
 }
 
 #[cfg(test)]

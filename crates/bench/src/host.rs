@@ -39,6 +39,12 @@ pub fn first_line(program: &str, argument: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().trim().to_owned())
 }
 
+/// The same of a program that says it among its errors.
+pub fn first_line_of_errors(program: &str, argument: &str) -> Result<String> {
+    let output = Command::new(program).arg(argument).output().with_context(|| format!("{program} does not start"))?;
+    Ok(String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or_default().trim().to_owned())
+}
+
 /// Load average of the last minute.
 pub fn load() -> Result<f64> {
     let text = fs::read_to_string("/proc/loadavg")?;

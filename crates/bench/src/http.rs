@@ -19,7 +19,7 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Bytes read in one go.
 const READ_BYTES: usize = 16 << 10;
 
-trait Stream: Read + Write {}
+trait Stream: Read + Write + Send {}
 impl Stream for TcpStream {}
 impl Stream for UnixStream {}
 

@@ -7,35 +7,50 @@
 mod cgroups;
 mod child;
 mod claim;
+mod claim_three;
+mod cluster;
 mod commit;
+mod contest;
 mod cost;
 mod exec;
+mod failover;
 mod floor;
+mod hop;
 mod host;
 mod http;
+mod key_value;
+mod member;
+mod nginx;
 mod node;
+mod papers;
 mod places;
+mod placing;
 mod podman;
+mod ports;
 mod processes;
 mod report;
 mod samples;
 mod stop;
 mod trace;
+mod trio;
 mod turns;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::cluster::Cluster;
 use crate::commit::Commits;
+use crate::contest::Contest;
 use crate::host::Host;
 use crate::node::Node;
 use crate::places::Places;
 use crate::podman::Podman;
 use crate::report::{QUIET_LOAD_MAX, Section};
 use crate::stop::Stop;
+use crate::trio::Trio;
 
 /// The image of a sandbox that names none.
 pub const DEFAULT_IMAGE: &str = "localhost/warren/default:latest";
@@ -43,33 +58,58 @@ pub const DEFAULT_IMAGE: &str = "localhost/warren/default:latest";
 /// The smallest image.
 const TINY_IMAGE: &str = "localhost/warren/busybox:latest";
 
+/// Slots that each of three nodes keeps ready.
+const POOL_OF_THREE: usize = 4;
+
+/// Rounds of a run for one in which claims on three nodes have their turns: they take a second.
+const ROUNDS_PER_CLAIM: usize = 2;
+
+/// Rounds of a run for one kill of a leader.
+const ROUNDS_PER_KILL: usize = 6;
+
 /// Compares a node with Podman on this machine.
 #[derive(Parser)]
-#[command(name = "bench")]
+#[command(name = "bench", args_conflicts_with_subcommands = true)]
 struct Arguments {
-    #[command(subcommand)]
-    what: Option<What>,
+    /// What to measure; everything where nothing is named
+    what: Vec<Part>,
     /// Rounds in which every side has its turn; best a multiple of 24, the orders in which four sides can come
-    #[arg(long, short, global = true, default_value_t = 96)]
+    #[arg(long, short, default_value_t = 96)]
     n: usize,
     /// Slots that the node keeps ready
-    #[arg(long, global = true, default_value_t = 8)]
+    #[arg(long, default_value_t = 8)]
     pool_size: usize,
     /// Write the report here as well
-    #[arg(long, global = true)]
+    #[arg(long)]
     out: Option<PathBuf>,
+    #[command(subcommand)]
+    role: Option<Role>,
 }
 
-#[derive(Subcommand, Clone, Copy, PartialEq, Eq)]
-enum What {
+/// A figure.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
+enum Part {
     /// A warm claim to its first result
     P3,
     /// Exec in a live sandbox
     P4,
+    /// Commits on three members, beside etcd
+    P6,
+    /// Linearizable reads among three members, beside etcd
+    P7,
+    /// A warm claim on three nodes
+    P3x3,
+    /// A request through a node that is not the owner, beside nginx
+    P8,
+    /// The leader of three nodes is killed
+    R4,
     /// Count system calls, syncs and context switches (needs strace)
     Cost,
-    /// All of them
-    All,
+}
+
+/// What a process is that the program starts beside itself.
+#[derive(Subcommand)]
+enum Role {
     /// The process that goes to the floor of an exec
     #[command(hide = true)]
     Floor {
@@ -77,16 +117,19 @@ enum What {
         #[arg(long)]
         pid: i32,
     },
+    /// A member that only places
+    #[command(hide = true)]
+    Member(member::Arguments),
 }
 
 fn main() -> Result<ExitCode> {
-    let arguments = Arguments::parse();
-    let what = arguments.what.unwrap_or(What::All);
-    if let What::Floor { pid } = what {
-        floor::serve(pid)?;
-        return Ok(ExitCode::SUCCESS);
+    let mut arguments = Arguments::parse();
+    match arguments.role.take() {
+        Some(Role::Floor { pid }) => return floor::serve(pid).map(|()| ExitCode::SUCCESS),
+        Some(Role::Member(member)) => return member::serve(member).map(|()| ExitCode::SUCCESS),
+        None => {}
     }
-    let sections = run(&arguments, what)?;
+    let sections = run(&arguments)?;
     let report: Vec<_> = sections.iter().map(Section::text).collect();
     let report = report.join("\n");
     if let Some(out) = &arguments.out {
@@ -97,48 +140,102 @@ fn main() -> Result<ExitCode> {
     Ok(if missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn run(arguments: &Arguments, what: What) -> Result<Vec<Section>> {
+impl Arguments {
+    fn wants(&self, part: Part) -> bool {
+        self.what.is_empty() || self.what.contains(&part)
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<Vec<Section>> {
     let stop = Stop::catch()?;
     let load_before = host::load()?;
     let places = Places::make()?;
-    let mut node = Node::start(&places, arguments.pool_size)?;
-    let mut podman = Podman::start(&places, &node.runtime, node.seccomp_profile())?;
-    let rounds = arguments.n.max(1);
-    let wants = |part| what == part || what == What::All;
+    let mut sections = vec![Section::new("What was measured on")];
+    if [Part::P3, Part::P4, Part::Cost].into_iter().any(|part| arguments.wants(part)) {
+        one_node(arguments, &places, &stop, &mut sections)?;
+    }
+    if [Part::P6, Part::P7].into_iter().any(|part| arguments.wants(part)) {
+        three_logs(arguments, &places, &stop, &mut sections)?;
+    }
+    if [Part::P3x3, Part::P8, Part::R4].into_iter().any(|part| arguments.wants(part)) {
+        three_nodes(arguments, &places, &stop, &mut sections)?;
+    }
+    facts(&places, load_before, &mut sections[0])?;
+    Ok(sections)
+}
 
-    let mut sections = Vec::new();
-    if wants(What::P3) {
+/// What one node can show.
+fn one_node(arguments: &Arguments, places: &Places, stop: &Stop, sections: &mut Vec<Section>) -> Result<()> {
+    let mut node = Node::start(places, arguments.pool_size)?;
+    let mut podman = Podman::start(places, &node.runtime, node.seccomp_profile())?;
+    let rounds = arguments.n.max(1);
+    if arguments.wants(Part::P3) {
         eprintln!("P3: {rounds} rounds");
         let mut commits = Commits::open(&places.home.join("log"))?;
-        sections.push(claim::measure(&mut node, &mut podman, &mut commits, rounds, &stop)?);
+        sections.push(claim::measure(&mut node, &mut podman, &mut commits, rounds, stop)?);
     }
-    if wants(What::P4) {
+    if arguments.wants(Part::P4) {
         for image in [TINY_IMAGE, DEFAULT_IMAGE] {
             eprintln!("P4: {rounds} rounds with the engine, {} with the floor, {image}", rounds * exec::FLOOR_ROUNDS);
-            sections.push(exec::measure(&mut node, &mut podman, image, rounds, &stop)?);
+            sections.push(exec::measure(&mut node, &mut podman, image, rounds, stop)?);
         }
     }
-    if wants(What::Cost) {
-        if host::first_line("strace", "--version").is_ok() || what == What::Cost {
+    if arguments.wants(Part::Cost) {
+        if host::first_line("strace", "--version").is_ok() || arguments.what.contains(&Part::Cost) {
             eprintln!("counting");
-            sections.push(cost::count_all(&mut node, &mut podman, &places.home.join("traces"), &stop)?);
+            sections.push(cost::count_all(&mut node, &mut podman, &places.home.join("traces"), stop)?);
         } else {
             eprintln!("nothing is counted: strace is not installed");
         }
     }
-    let facts = facts(&mut node, &podman, &places, load_before)?;
-    sections.insert(0, facts);
-    Ok(sections)
+    Ok(())
 }
 
-fn facts(node: &mut Node, podman: &Podman, places: &Places, load_before: f64) -> Result<Section> {
+/// What three members of a log can show.
+fn three_logs(arguments: &Arguments, places: &Places, stop: &Stop, sections: &mut Vec<Section>) -> Result<()> {
+    let contest = Contest::start(&places.home.join("contest"))?;
+    if arguments.wants(Part::P6) {
+        eprintln!("P6: {} rounds", arguments.n);
+        sections.push(contest.commits(arguments.n, &places.home.join("traces"), stop)?);
+    }
+    if arguments.wants(Part::P7) {
+        eprintln!("P7: {} rounds", arguments.n);
+        sections.push(contest.reads(arguments.n, stop)?);
+    }
+    Ok(())
+}
+
+/// What three nodes can show.
+fn three_nodes(arguments: &Arguments, places: &Places, stop: &Stop, sections: &mut Vec<Section>) -> Result<()> {
+    let mut cluster = Cluster::start(places, POOL_OF_THREE)?;
+    if arguments.wants(Part::P3x3) || arguments.wants(Part::P8) {
+        let mut podman = Podman::start(places, &cluster.nodes[0].runtime, cluster.nodes[0].seccomp_profile())?;
+        if arguments.wants(Part::P3x3) {
+            let rounds = arguments.n.div_ceil(ROUNDS_PER_CLAIM);
+            eprintln!("P3 on three nodes: {rounds} rounds");
+            let log = Trio::ours(&places.home.join("log-of-three"))?;
+            sections.push(claim_three::measure(&mut cluster, &mut podman, &log, rounds, stop)?);
+        }
+        if arguments.wants(Part::P8) {
+            eprintln!("P8: {} rounds", arguments.n);
+            sections.push(hop::measure(&mut cluster, &mut podman, &places.home.join("nginx"), arguments.n, stop)?);
+        }
+    }
+    if arguments.wants(Part::R4) {
+        let kills = arguments.n.div_ceil(ROUNDS_PER_KILL).max(failover::KILLS_MIN);
+        eprintln!("R4: {kills} kills");
+        sections.push(failover::measure(&mut cluster, kills, stop)?);
+    }
+    Ok(())
+}
+
+fn facts(places: &Places, load_before: f64, section: &mut Section) -> Result<()> {
     let host = Host::look()?;
-    let mut section = Section::new("What was measured on");
     section.line(&format!(
-        "Warren {}; {}; {}; Linux {}; {}; log on {}; load average before {load_before:.2}, after {:.2}.",
-        node.version()?,
+        "{}; {}; {}; Linux {}; {}; log on {}; load average before {load_before:.2}, after {:.2}.",
+        host::first_line(&places.warren.to_string_lossy(), "--version")?,
         host.podman,
-        host::first_line(podman.runtime(), "--version")?,
+        host::first_line("runc", "--version")?,
         host.kernel,
         host.processors,
         host::file_system(&places.home)?,
@@ -150,5 +247,5 @@ fn facts(node: &mut Node, podman: &Podman, places: &Places, load_before: f64) ->
              those with care."
         ));
     }
-    Ok(section)
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,11 @@ use crate::cgroups;
 use crate::child::Running;
 use crate::http::Client;
 use crate::places::Places;
-use crate::processes::wait_for;
+use crate::ports;
+use crate::processes::{self, wait_for};
 
 /// The key of the node under test; it listens on loopback, for minutes.
-const KEY: &str = "bench";
+pub const KEY: &str = "bench";
 
 /// Seconds after which a sandbox that nobody deletes ends.
 const SANDBOX_TIMEOUT_SECONDS: u64 = 1800;
@@ -27,13 +28,21 @@ const LOG_FILTER: &str = "info,node::engine_room=debug";
 /// What it says.
 const SLOT_MADE: &str = "slot made";
 
+/// How a node finds the others of its cluster.
+#[derive(Debug, Clone)]
+pub struct Peering {
+    /// Where it lets others in, in all its lives.
+    pub listen: SocketAddr,
+    /// Whom it joins, and by which token; none for the first.
+    pub join: Option<(SocketAddr, String)>,
+}
+
 /// A node and a client of it.
 pub struct Node {
     running: Running,
     client: Client,
+    order: Order,
     log: SlotLog,
-    run_dir: PathBuf,
-    data_dir: PathBuf,
     /// Slots that it keeps ready.
     pub pool_size: usize,
     /// Its name.
@@ -55,25 +64,110 @@ pub struct Claim {
     pub whole: Duration,
 }
 
+/// How a node is started, each time the same.
+struct Order {
+    warren: PathBuf,
+    agent: PathBuf,
+    listen: SocketAddr,
+    peering: Option<Peering>,
+    run_dir: PathBuf,
+    data_dir: PathBuf,
+    log: PathBuf,
+    pool_size: usize,
+}
+
+impl Order {
+    /// Starts it and waits until it is healthy.
+    fn start(&self) -> Result<(Running, Client)> {
+        let mut running = Running::start("the node", &self.warren, self.log.clone(), |command| {
+            command.arg("node").arg("--data-dir").arg(&self.data_dir).arg("--run-dir").arg(&self.run_dir);
+            command.args(["--listen", &self.listen.to_string(), "--pool-size", &self.pool_size.to_string()]);
+            command.arg("--agent").arg(&self.agent).arg("--destroy-on-exit");
+            // Several nodes share this host, and one address for metrics would be taken.
+            command.args(["--metrics-listen", "off"]);
+            if let Some(Peering { listen, join }) = &self.peering {
+                command.args(["--peer-listen", &listen.to_string()]);
+                if let Some((member, token)) = join {
+                    command.args(["--join", &member.to_string(), "--token", token]);
+                }
+            }
+            command.env("WARREN_API_KEY", KEY).env("WARREN_LOG", LOG_FILTER).env("NO_COLOR", "1");
+        })?;
+        let mut client = self.client();
+        running.wait_until(|| client.call("GET", "/api/v1/health", None).is_ok_and(|answer| answer.status == 200))?;
+        Ok((running, client))
+    }
+
+    fn client(&self) -> Client {
+        Client::tcp(self.listen, KEY)
+    }
+}
+
 impl Node {
     /// Starts a node and waits until it is healthy and its pool is full.
     pub fn start(places: &Places, pool_size: usize) -> Result<Self> {
-        let listen = free_port()?;
-        let (run_dir, data_dir) = (places.run.join("node"), places.home.join("node"));
-        let log = places.home.join("node.log");
-        let mut running = Running::start("the node", &places.warren, log.clone(), |command| {
-            command.arg("node").arg("--data-dir").arg(&data_dir).arg("--run-dir").arg(&run_dir);
-            command.args(["--listen", &listen.to_string(), "--pool-size", &pool_size.to_string()]);
-            command.arg("--agent").arg(&places.agent).arg("--destroy-on-exit");
-            command.env("WARREN_API_KEY", KEY).env("WARREN_LOG", LOG_FILTER).env("NO_COLOR", "1");
-        })?;
-        let mut client = Client::tcp(listen, KEY);
-        running.wait_until(|| client.call("GET", "/api/v1/health", None).is_ok_and(|answer| answer.status == 200))?;
+        Self::start_as(places, "node", pool_size, None)
+    }
+
+    /// The same of one among several.
+    pub fn start_as(places: &Places, called: &str, pool_size: usize, peering: Option<Peering>) -> Result<Self> {
+        let order = Order {
+            warren: places.warren.clone(),
+            agent: places.agent.clone(),
+            listen: ports::free()?,
+            peering,
+            run_dir: places.run.join(called),
+            data_dir: places.home.join(called),
+            log: places.home.join(format!("{called}.log")),
+            pool_size,
+        };
+        let (running, client) = order.start()?;
         let (name, runtime) = (String::new(), String::new());
-        let log = SlotLog::new(log);
-        let mut node = Self { running, client, log, run_dir, data_dir, pool_size, name, runtime, claimed: 0 };
+        let log = SlotLog::new(order.log.clone());
+        let mut node = Self { running, client, order, log, pool_size, name, runtime, claimed: 0 };
         node.introduce()?;
         Ok(node)
+    }
+
+    /// Ends it as a power cut would end a process; its sandboxes run on.
+    pub fn kill(&mut self) -> Result<()> {
+        self.running.kill()
+    }
+
+    /// Starts it again and waits until it is healthy. From then on it does not know how full its pool is.
+    pub fn restart(&mut self) -> Result<()> {
+        (self.running, self.client) = self.order.start()?;
+        Ok(())
+    }
+
+    /// Asks it to end, without waiting.
+    pub fn ask_to_end(&self) -> Result<()> {
+        processes::signal(self.pid(), rustix::process::Signal::TERM)
+    }
+
+    /// A client of its own connection.
+    pub fn client(&self) -> Client {
+        self.order.client()
+    }
+
+    /// Where it answers clients.
+    pub fn listen(&self) -> SocketAddr {
+        self.order.listen
+    }
+
+    /// What it says in its log.
+    pub fn said(&self) -> Result<String> {
+        Ok(fs::read_to_string(&self.order.log)?)
+    }
+
+    /// Where its log, its identity and its keys are.
+    pub fn data_dir(&self) -> &Path {
+        &self.order.data_dir
+    }
+
+    /// What it says of its health.
+    pub fn health(&mut self) -> Result<Value> {
+        self.client.call("GET", "/api/v1/health", None)?.json()
     }
 
     /// Its pid.
@@ -83,7 +177,7 @@ impl Node {
 
     /// The seccomp profile that it gives its sandboxes.
     pub fn seccomp_profile(&self) -> PathBuf {
-        self.data_dir.join("engine").join("seccomp.json")
+        self.order.data_dir.join("engine").join("seccomp.json")
     }
 
     /// Asks a first sandbox who the node is and what holds its sandboxes.
@@ -95,13 +189,6 @@ impl Node {
         let text = |name: &str| sandbox[name].as_str().map(str::to_owned).with_context(|| format!("no {name}"));
         (self.name, self.runtime) = (text("node")?, text("runtime")?);
         Ok(())
-    }
-
-    /// Version and commit as it says.
-    pub fn version(&mut self) -> Result<String> {
-        let answer = self.client.call("GET", "/api/v1/version", None)?.expect(200)?.json()?;
-        let text = |name: &str| answer[name].as_str().unwrap_or("unknown").to_owned();
-        Ok(format!("{} ({})", text("version"), text("commit")))
     }
 
     /// Waits until what was claimed of the pool is made again.
@@ -166,7 +253,7 @@ impl Node {
     /// Deletes a sandbox and waits until its directory on the host is gone too.
     pub fn delete(&mut self, id: &str) -> Result<()> {
         self.client.call("DELETE", &format!("/api/v1/sandboxes/{id}"), None)?.expect(204)?;
-        let directory = self.run_dir.join("sandboxes").join(id);
+        let directory = self.order.run_dir.join("sandboxes").join(id);
         wait_for("a sandbox's directory to be gone", || Ok(!directory.exists()))
     }
 }
@@ -181,10 +268,6 @@ impl Drop for Node {
             cgroups::remove(&format!("warren-{}", self.name));
         }
     }
-}
-
-fn free_port() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
 /// Which slots the node's log says were made, and when this was first seen.

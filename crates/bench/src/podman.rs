@@ -42,7 +42,6 @@ const PIDS: u64 = 256;
 pub struct Podman {
     client: Client,
     conf: PathBuf,
-    runtime: String,
     cgroup_parent: String,
     seccomp: PathBuf,
     files: PathBuf,
@@ -79,16 +78,7 @@ impl Podman {
         let ping = format!("{API}/_ping");
         service.wait_until(|| client.call("GET", &ping, None).is_ok_and(|answer| answer.status == 200))?;
         let cgroup_parent = format!("warren-bench-{}", std::process::id());
-        let mut podman = Self {
-            client,
-            conf,
-            runtime: runtime.to_owned(),
-            cgroup_parent,
-            seccomp,
-            files,
-            made: BTreeSet::new(),
-            _service: service,
-        };
+        let mut podman = Self { client, conf, cgroup_parent, seccomp, files, made: BTreeSet::new(), _service: service };
         podman.remove_stale()?;
         Ok(podman)
     }
@@ -241,11 +231,6 @@ impl Podman {
                 {"type": "core", "soft": 0, "hard": 0},
             ],
         })
-    }
-
-    /// The OCI runtime.
-    pub fn runtime(&self) -> &str {
-        &self.runtime
     }
 }
 

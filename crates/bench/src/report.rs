@@ -53,7 +53,7 @@ impl Section {
 
     /// A table of ratios and bars.
     pub fn bars(&mut self, bars: &[Bar]) {
-        let _ = writeln!(self.text, "\n| ratio of medians | measured | bar (stretch) | |\n| --- | --- | --- | --- |");
+        let _ = writeln!(self.text, "\n| ratio | measured | bar (stretch) | |\n| --- | --- | --- | --- |");
         for Bar { what, ratio, bar, stretch } in bars {
             let met = match stretch {
                 Some(stretch) if ratio <= stretch => "stretch met",
@@ -64,6 +64,13 @@ impl Section {
             let stretch = stretch.map(|stretch| format!(" ({})", short(stretch))).unwrap_or_default();
             let _ = writeln!(self.text, "| {what} | {} | ≤ {}{stretch} | {met} |", short(*ratio), short(*bar));
         }
+    }
+
+    /// A time that is a contract, held against its bar.
+    pub fn limit(&mut self, what: &str, took: Duration, bar: Duration) {
+        let met = if took <= bar { "met" } else { "**missed**" };
+        self.failed |= took > bar;
+        self.line(&format!("{what}: {}, bar {}: {met}.", millis(took), millis(bar)));
     }
 
     /// The A-against-A control.

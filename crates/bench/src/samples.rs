@@ -56,6 +56,11 @@ impl Samples {
         ratio(self.p50(), other.p50())
     }
 
+    /// The same of another percentile.
+    pub fn ratio_at(&self, percent: f64, other: &Samples) -> f64 {
+        ratio(self.percentile(percent), other.percentile(percent))
+    }
+
     /// Two modes, where the samples fall apart into two clusters.
     pub fn modes(&self) -> Option<Modes> {
         let sorted = self.sorted();

@@ -16,6 +16,7 @@ pub struct Arguments {
 /// Prepares everything and hands over to the benchmark program.
 pub fn run(arguments: &Arguments) -> Result<()> {
     setup::run(setup::Say::OnlyWhenMissing)?;
+    setup::references()?;
     image::ensure_all()?;
     let built = build::build(build::Profile::Release)?;
     let mut cargo = command::cargo();

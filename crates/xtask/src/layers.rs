@@ -52,8 +52,8 @@ const TABLE: &[Row] = &[
     // Xtask builds with it before protoc is there.
     row("hosts", &[], &[ACTORS, HTTP, ENGINE, RAFT, STORE, WIRE, CLOCKS_AND_DICE, RUNTIMES]),
     row("xtask", &["hosts"], &[ACTORS, ENGINE, RAFT, STORE, WIRE, RUNTIMES]),
-    // It measures the commit alone beside the whole road.
-    row("bench", &["types", "warren-core", "consensus"], &[ENGINE, RAFT, STORE]),
+    // It measures the commit alone, on one member and on three, beside the whole road.
+    row("bench", &["types", "warren-core", "consensus", "node"], &[ENGINE, RAFT, STORE]),
     // The tests stand outside and look at everything.
     row("tests", &["types", "proto", "warren-core", "consensus", "runtime", "front-door", "node", "hosts", "sim"], &[]),
 ];

@@ -54,6 +54,13 @@ const COMPOSE_PACKAGES: &[Package] = &[
     wanted("docker-compose", "docker-compose", "reads docker-compose.yml"),
 ];
 
+/// What only the benchmarks need, as references and to look inside; `nginx` itself comes with any of its flavours.
+const REFERENCE_PACKAGES: &[Package] = &[
+    needed("etcd-server", "etcd", "the replicated log that ours is measured beside"),
+    needed("nginx-light", "nginx", "the proxy that a hop between nodes is measured beside"),
+    wanted("strace", "strace", "counts system calls and syncs"),
+];
+
 /// Keeps packages from starting services. Only where the host has no such rule of its own.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 const POLICY_TEXT: &str = "#!/bin/sh\n# Written by xtask for one installation; it removes it afterwards.\nexit 101\n";
@@ -73,7 +80,17 @@ pub fn run(say: Say) -> Result<()> {
 /// Installs what the test of `docker-compose.yml` needs beside the rest. No service of it is started: an engine that
 /// runs for good would change the host's network rules, and the test has one of its own.
 pub fn compose() -> Result<()> {
-    let missing = missing(COMPOSE_PACKAGES, &installed(COMPOSE_PACKAGES));
+    install_silent(COMPOSE_PACKAGES)
+}
+
+/// Installs what the benchmarks measure beside. No service of it is started: the benchmarks start their own.
+pub fn references() -> Result<()> {
+    install_silent(REFERENCE_PACKAGES)
+}
+
+/// Installs packages, and keeps them from starting services.
+fn install_silent(packages: &'static [Package]) -> Result<()> {
+    let missing = missing(packages, &installed(packages));
     if missing.is_empty() {
         return Ok(());
     }
@@ -81,7 +98,7 @@ pub fn compose() -> Result<()> {
     if ours {
         write_policy().with_context(|| format!("cannot write {POLICY}"))?;
     }
-    let outcome = install(COMPOSE_PACKAGES, Say::OnlyWhenMissing);
+    let outcome = install(packages, Say::OnlyWhenMissing);
     if ours {
         std::fs::remove_file(POLICY).with_context(|| format!("cannot remove {POLICY}"))?;
     }
@@ -206,7 +223,7 @@ mod tests {
 
     #[test]
     fn every_package_is_named_once_with_a_reason() {
-        let all = || PACKAGES.iter().chain(COMPOSE_PACKAGES);
+        let all = || PACKAGES.iter().chain(COMPOSE_PACKAGES).chain(REFERENCE_PACKAGES);
         let names: BTreeSet<&str> = all().map(|package| package.name).collect();
         assert_eq!(names.len(), all().count());
         assert!(all().all(|package| package.why.len() > 10));
