@@ -13,6 +13,7 @@ use warren_core::wiring::Message;
 use crate::actors::scheduler::Capacity;
 use crate::cluster::Cluster;
 use crate::hub::{Hub, boottime_ms, now};
+use crate::kill_point;
 use crate::operations::NodeOperations;
 use crate::remote::{Fault, Remote};
 use crate::take_over::TakesOver;
@@ -38,6 +39,7 @@ pub async fn keep(hub: Rc<Hub>, here: Arc<NodeOperations>, cluster: Arc<Cluster>
                 Repair::Propose(kind) => hub.deliver(Message::Propose(Command { time: now(), kind })),
                 Repair::Replace { id, generation, on } => {
                     let (here, cluster, repairs) = (Arc::clone(&here), Arc::clone(&cluster), Rc::clone(&repairs));
+                    kill_point::reached("repair.asked");
                     actix::spawn(async move {
                         let done = replace(&here, &cluster, id, generation, &on).await;
                         match &done {

@@ -100,10 +100,8 @@ impl Repairs {
         } else {
             let tried = self.tried.entry(id).or_default();
             let wait = AGAIN_MS_MIN.saturating_mul(1 << tried.failures.min(16)).min(AGAIN_MS_MAX);
-            *tried = Tried {
-                failures: tried.failures.saturating_add(1),
-                not_before_ms: boottime_ms.saturating_add(wait),
-            };
+            *tried =
+                Tried { failures: tried.failures.saturating_add(1), not_before_ms: boottime_ms.saturating_add(wait) };
         }
     }
 }
@@ -238,7 +236,7 @@ mod tests {
             let reason = DestroyReason::Expired { expires_at: Timestamp(9_000) };
             let end = Repair::Propose(Kind::Destroy { id: id("a"), reason });
             let mut repairs = Repairs::default();
-            assert_eq!(repairs.plan(0, Timestamp(9_000), &map, candidates()), [end.clone()]);
+            assert_eq!(repairs.plan(0, Timestamp(9_000), &map, candidates()), std::slice::from_ref(&end));
             assert!(repairs.plan(999, Timestamp(9_000), &map, candidates()).is_empty());
             assert_eq!(repairs.plan(1_000, Timestamp(9_000), &map, candidates()), [end]);
         }

@@ -11,6 +11,12 @@ use super::{
 use crate::placement::{DestroyReason, Kind, Outcome, Place, Record, Wanted};
 use crate::step::{AgentState, Charge, Examined, Step, StepKind, StepResult};
 
+const OUTDATED: &str = "the sandbox is another node's by now, or in error";
+
+fn outdated() -> WarrenError {
+    WarrenError::new(ErrorCode::Interrupted, OUTDATED)
+}
+
 /// One sandbox on its owner.
 #[derive(Debug)]
 pub struct Lifecycle {
@@ -23,6 +29,8 @@ pub struct Lifecycle {
     pub(super) running: Option<StepKind>,
     pub(super) waiting_destroy: Vec<Ticket>,
     pub(super) shown: Option<Observed>,
+    /// The sandbox is another owner's, or in error: what is here is only its remains.
+    outdated: bool,
     /// Its first process ended while a step was under way, before or after what that step did.
     died: bool,
     /// Calls that were asked for and have not come yet.
@@ -68,6 +76,7 @@ impl Lifecycle {
             running: None,
             waiting_destroy: Vec::new(),
             shown: None,
+            outdated: false,
             died: false,
             wakes_due: BTreeSet::new(),
             #[cfg(feature = "planted-bugs")]
@@ -241,7 +250,11 @@ impl Lifecycle {
                 self.buried(ErrorCode::Gone, "the sandbox was deleted meanwhile", out);
             }
             Change::Outdated => {
-                self.buried(ErrorCode::Interrupted, "the sandbox is another node's by now, or in error", out);
+                self.outdated = true;
+                // What dies here is not the sandbox.
+                let tickets = std::mem::take(&mut self.waiting_destroy);
+                self.answer_all(tickets, Err(outdated()), out);
+                self.buried(outdated().code, OUTDATED, out);
             }
             Change::Destroy(Outcome::Kept { expires_at }) => self.kept(now, expires_at, out),
             Change::Destroy(_) => {
@@ -307,7 +320,7 @@ impl Lifecycle {
                 let generation = duty.map(|duty| duty.generation);
                 self.bury(generation.unwrap_or_default(), generation.is_some(), out);
             }
-            (_, Some(_)) => self.buried(ErrorCode::Interrupted, "the sandbox is another node's by now", out),
+            (_, Some(_)) => self.buried(outdated().code, OUTDATED, out),
             // Whatever it is, it is known here.
             (_, None) => {}
         }
@@ -503,6 +516,7 @@ impl Lifecycle {
 
     fn destroy(&mut self, ticket: Ticket, out: &mut Vec<Output>) {
         match self.stage {
+            _ if self.outdated => out.push(Output::Answer(ticket, Err(outdated()))),
             Stage::Removing { .. } | Stage::Reporting { .. } | Stage::Idle => {
                 out.push(Output::Answer(ticket, Ok(Answer::Destroyed)));
             }

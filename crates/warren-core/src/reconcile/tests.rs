@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use types::{Generation, Incarnation, Timestamp};
+use types::{Generation, Incarnation, OnNodeLoss, Timestamp};
 
 use super::*;
-use crate::placement::{Command, DestroyReason, Kind, Outcome, Place, Presence};
+use crate::placement::{Command, DestroyReason, Failure, Kind, Move, Outcome, Place, Presence};
 use crate::script::{self, Words, host, id, letter};
 
 /// A map of two nodes, what stands on the disk and what is found, all spelt in lines.
@@ -20,7 +20,13 @@ struct Script {
 impl Script {
     fn apply(&mut self, kind: Kind) {
         let outcome = self.map.apply(self.map.applied() + 1, &Command { time: Timestamp(0), kind });
-        assert!(matches!(outcome, Outcome::NodeUp | Outcome::Placed { .. } | Outcome::Destroyed), "{outcome:?}");
+        assert!(
+            matches!(
+                outcome,
+                Outcome::NodeUp | Outcome::NodeLost | Outcome::Placed { .. } | Outcome::InError | Outcome::Destroyed
+            ),
+            "{outcome:?}"
+        );
     }
 
     fn line(&mut self, line: &str) -> Vec<String> {
@@ -36,17 +42,37 @@ impl Script {
                         presence: Presence::default(),
                     });
                 }
+                let mut spec = script::spec();
+                spec.on_node_loss = OnNodeLoss::Restart;
                 self.apply(Kind::Place(Box::new(Place {
                     id,
                     slot: id,
                     owner,
                     incarnation: Incarnation(1),
                     generation: Generation(words.number("gen", 1)),
-                    spec: Arc::new(script::spec()),
+                    spec: Arc::new(spec),
                     sealed_env: script::sealed_env(),
                     expires_at: None,
                     key: None,
                 })));
+            }
+            // Its owner is lost; the new one, which is up, has it in this slot.
+            "moved" => {
+                let (id, owner, slot) = (id(words.next()), host(words.next()), id(words.next()));
+                let Place { owner: old, generation, .. } = self.map.get(&id).unwrap().place.clone();
+                let (presence, generation) = (Presence::default(), generation.next());
+                // A later life each time, so that who was lost is back.
+                let incarnation = Incarnation(generation.0);
+                let of_old = self.map.incarnation(&old).unwrap();
+                self.apply(Kind::NodeUp { host: owner.clone(), incarnation, presence });
+                self.apply(Kind::NodeLost { host: old, incarnation: of_old, restarting: false });
+                self.apply(Kind::Move(Move { id, slot, owner, incarnation, generation }));
+            }
+            "failed" => {
+                let id = id(words.next());
+                let generation = self.map.get(&id).unwrap().place.generation;
+                let failure = Failure::from(&script::error("internal"));
+                self.apply(Kind::Fail { id, generation, failure, only_if_lost: false });
             }
             "destroyed" => self.apply(Kind::Destroy { id: id(words.next()), reason: DestroyReason::Asked }),
             "activated" => {
@@ -233,4 +259,73 @@ fn a_stray_is_buried_at_the_second_look_in_a_row() {
         assert_eq!(buried.into_iter().collect::<BTreeSet<_>>(), ids(bury), "{found} {known} {before}");
         assert_eq!(seen, ids(again), "{found} {known} {before}");
     }
+}
+
+#[test]
+fn what_is_placed_elsewhere_by_now_is_buried_whatever_its_agent_says() {
+    check(
+        "
+        placed a n1
+        activated a
+        found a active
+        moved a n2 s
+        start
+          bury a, report gen 1
+        ",
+    );
+}
+
+#[test]
+fn what_came_here_is_known_by_its_slot() {
+    check(
+        "
+        placed a n2
+        moved a n1 s
+        activated s
+        found s active
+        start
+          adopt s, activated
+        ",
+    );
+    check(
+        "
+        placed a n2
+        moved a n1 s
+        found s prepared
+        start
+          adopt s, to be finished
+        ",
+    );
+}
+
+#[test]
+fn what_came_back_has_both_its_container_and_its_remains_here() {
+    check(
+        "
+        placed a n1
+        moved a n2 s
+        moved a n1 c
+        activated a
+        activated c
+        found a active
+        found c active
+        start
+          adopt c, activated
+          bury a, report gen 1
+        ",
+    );
+}
+
+#[test]
+fn what_is_in_error_is_not_gone_on_with() {
+    check(
+        "
+        placed a n1
+        activated a
+        failed a
+        found a active
+        start
+          bury a, report gen 1
+        ",
+    );
 }

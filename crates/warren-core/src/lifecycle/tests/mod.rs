@@ -6,6 +6,7 @@
 mod adopt;
 mod create;
 mod end;
+mod moves;
 mod run;
 
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use types::{Generation, Incarnation, SandboxId, Status, Timestamp};
 
 use super::*;
-use crate::placement::{DestroyReason, Failure, Place, Refusal, Wanted};
+use crate::placement::{DestroyReason, Failure, Move, Place, Refusal, Wanted};
 use crate::script::{self, Words, error, host, id, letter};
 use crate::step::{AgentState, Examined};
 
@@ -47,6 +48,12 @@ impl Script {
                 let warm = words.next() == "warm";
                 Input::Create { plan: Box::new(plan(expires(&mut words))), warm }
             }
+            // The sandbox is another one than the slot: every script is about sandbox a.
+            "again" => {
+                let warm = words.next() == "warm";
+                let again = Some(Again { id: id("a"), generation });
+                Input::Create { plan: Box::new(CreatePlan { again, ..plan(None) }), warm }
+            }
             "adopt" => {
                 let activated = words.next() == "activated";
                 let wanted = if words.opt("wanted") == Some("stopped") { Wanted::Stopped } else { Wanted::Running };
@@ -65,6 +72,7 @@ impl Script {
             "refused" => applied(Change::Place(Outcome::Refused(match words.next() {
                 "stale" => Refusal::StaleIncarnation,
                 "taken" => Refusal::IdTaken,
+                "superseded" => Refusal::Superseded,
                 "mismatch" => Refusal::KeyMismatch,
                 "gone" => Refusal::KeyGone { id: id(words.next()) },
                 "failed" => Refusal::KeyFailed(Failure::from(&error(words.next()))),
@@ -100,6 +108,13 @@ impl Script {
         words.end();
         input
     }
+}
+
+/// Runs a script on a machine whose slot has a name of its own.
+#[track_caller]
+pub(super) fn check_in_slot(slot: &str, text: &str) {
+    let mut script = Script { machine: Lifecycle::new(id(slot)), time: 0 };
+    script::check(text, |line| script.line(line));
 }
 
 #[track_caller]
@@ -205,10 +220,12 @@ fn show_kind(kind: &Kind) -> String {
             panic!("no business of a sandbox")
         }
         Kind::Place(place) => {
-            assert_eq!(place.slot, place.id);
+            assert_eq!(place.slot, place.id, "a new sandbox takes its slot's name");
             format!("place on {}/{} gen {}", place.owner, place.incarnation, place.generation)
         }
-        Kind::Move(moved) => format!("move to {}/{} gen {}", moved.owner, moved.incarnation, moved.generation),
+        Kind::Move(Move { slot, owner, incarnation, generation, .. }) => {
+            format!("move to {owner}/{incarnation} in {} gen {generation}", letter(*slot))
+        }
         Kind::Fail { generation, failure, .. } => format!("in-error gen {generation}: {}", failure.message),
         Kind::SetWanted { generation, wanted, .. } => format!("wanted {wanted:?} gen {generation}").to_lowercase(),
         Kind::Destroy { reason: DestroyReason::Asked, .. } => "destroy".into(),
