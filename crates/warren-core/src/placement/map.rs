@@ -66,6 +66,8 @@ pub struct Node {
     pub lost: bool,
     /// It has ended in order and asked not to be missed for so many milliseconds.
     pub restarting: Option<u64>,
+    /// The proposer's time of the join that gave it its member id.
+    pub joined_at: Option<Timestamp>,
 }
 
 /// Milliseconds of log-carried time for which an id is remembered after nothing was left of it. A copy
@@ -258,7 +260,7 @@ impl Placement {
         match &command.kind {
             Kind::NodeUp { host, incarnation, presence } => self.node_up(host, *incarnation, presence),
             Kind::Join { host, peer_address, http_address, commands } => {
-                self.join(host, peer_address, http_address, *commands)
+                self.join(command.time, host, peer_address, http_address, *commands)
             }
             Kind::NodeLost { host, incarnation, restarting } => self.node_lost(host, *incarnation, *restarting),
             Kind::NodeRestarting { host, incarnation, for_ms } => self.node_restarting(host, *incarnation, *for_ms),
@@ -286,25 +288,33 @@ impl Placement {
             _ => {}
         }
         self.last_member = self.last_member.max(presence.member);
-        let node = Node { incarnation, presence: presence.clone(), lost: false, restarting: None };
+        let joined_at = self.nodes.get(host).and_then(|known| known.joined_at);
+        let node = Node { incarnation, presence: presence.clone(), lost: false, restarting: None, joined_at };
         self.nodes.insert(host.clone(), node);
         Outcome::NodeUp
     }
 
-    fn join(&mut self, host: &HostId, peer_address: &str, http_address: &str, commands: u32) -> Outcome {
-        self.last_member += 1;
-        let member = self.last_member;
+    /// The same join may be proposed twice, and the first copy may come late: a node that bears the id it was told
+    /// must not be given another one behind its back.
+    fn join(&mut self, time: Timestamp, host: &HostId, peer: &str, http: &str, commands: u32) -> Outcome {
         let known = self.nodes.get(host);
+        match known.and_then(|node| Some((node.joined_at?, node.presence.member))) {
+            Some((at, member)) if at == time => return Outcome::Joined { member },
+            Some((at, _)) if at > time && at.ms_since(time) < RETIRED_MS => return Outcome::NodeStale,
+            _ => {}
+        }
+        let member = self.last_member + 1;
         let presence = Presence {
             member,
-            peer_address: peer_address.to_owned(),
-            http_address: http_address.to_owned(),
+            peer_address: peer.to_owned(),
+            http_address: http.to_owned(),
             // What a node says last counts: it may come back in another version.
             commands: if commands > 0 { commands } else { known.map_or(0, |node| node.presence.commands) },
         };
         let incarnation = known.map_or(Incarnation(0), |node| node.incarnation);
         let (lost, restarting) = known.map_or((false, None), |node| (node.lost, node.restarting));
-        self.nodes.insert(host.clone(), Node { incarnation, presence, lost, restarting });
+        self.last_member = member;
+        self.nodes.insert(host.clone(), Node { incarnation, presence, lost, restarting, joined_at: Some(time) });
         Outcome::Joined { member }
     }
 

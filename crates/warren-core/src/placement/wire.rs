@@ -165,6 +165,7 @@ pub fn encode_snapshot(map: &Placement) -> Vec<u8> {
         presence: presence_out(&node.presence),
         lost: node.lost,
         restarting_ms: node.restarting,
+        joined_ms: node.joined_at.map(|at| at.0),
     });
     let sandboxes = map.sandboxes.values().map(|record| pb::SandboxRecord {
         place: Some(place_out(&record.place)),
@@ -219,6 +220,7 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<Placement, DecodeError> {
             presence,
             lost: node.lost,
             restarting: node.restarting_ms,
+            joined_at: node.joined_ms.map(Timestamp),
         };
         map.nodes.insert(HostId::new(node.host), known);
     }

@@ -92,19 +92,40 @@ fn a_member_id_is_given_out_once() {
         "
         up n1/1 member 1
           node is up
+        at 1000
+        join n2 there:1
+          joined as 2
+        # The same proposal made twice, since its first fate was unknown.
         join n2 there:1
           joined as 2
         # A reply that was lost, or a store that was: a new id either way.
+        at 2000
         join n2 there:1
           joined as 3
+        # A late copy of what was given up takes nothing away.
+        at 1000
+        join n2 there:1
+          node is stale
         up n2/1 member 3
           node is up
-        join n3 there:2
+        at 2000
+        join n2 there:1
+          joined as 3
+        # A clock that was far ahead keeps nobody out.
+        at 700000
+        join n2 there:1
           joined as 4
+        at 1000
+        join n2 there:1
+          joined as 5
+        up n2/2 member 5
+          node is up
+        join n3 there:2
+          joined as 6
         nodes
           n1/1 member 1
-          n2/1 member 3
-          n3/0 member 4
+          n2/2 member 5
+          n3/0 member 6
         ",
     );
 }
@@ -222,6 +243,7 @@ fn nothing_is_proposed_that_a_member_would_stop_at() {
           joined as 2
         propose restarting
           all know 2, node n2 knows commands up to 0, this one is number 3: it has to be upgraded first
+        at 1
         join n2 there:1 knows 3
           joined as 3
         propose restarting
