@@ -231,3 +231,78 @@ impl Now {
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use peers::Security;
+    use types::{ClusterId, HostId};
+
+    use super::*;
+    use crate::cluster::Cluster;
+    use crate::identity::ToldOf;
+    use crate::instruments::Where;
+    use crate::nodes::Group;
+
+    fn view(peers: &[&str]) -> View {
+        let told = |host: &&str| ToldOf { host: HostId::new(*host), member: 2, peer_address: "127.0.0.1:9".to_owned() };
+        let security = Security::plaintext_on_loopback(ClusterId::new("c"), HostId::new("me")).unwrap();
+        let told_of: Vec<_> = peers.iter().map(told).collect();
+        let cluster = Cluster::new(HostId::new("me"), security, &told_of);
+        View::new(HostId::new("me"), "runc".to_owned(), Arc::new(cluster))
+    }
+
+    fn value(text: &str, sample: &str) -> f64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {sample} in {text}")).parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn labels_are_escaped_and_every_family_is_there_once() {
+        let view = view(&["two\"lines\nand \\"]);
+        let text = text(&view).unwrap();
+        assert_eq!(value(&text, r#"warren_peer_link_up{peer="two\"lines\nand \\"}"#), 0.0);
+        let families: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        let mut unique = families.clone();
+        unique.dedup();
+        assert_eq!(families, unique, "sorted, each once");
+        // What the operator is promised by `docs/metrics.md`.
+        let listed = include_str!("../../../docs/metrics.md");
+        for family in families {
+            let name = family.split(' ').next().unwrap();
+            assert!(listed.contains(&format!("`{name}`")), "{name} is not in docs/metrics.md");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_so_now_is_shown_as_it_is() {
+        let view = view(&[]);
+        let before = text(&view).unwrap();
+        assert_eq!(value(&before, "warren_quorum"), 0.0);
+        assert_eq!(value(&before, r#"warren_sandboxes{status="running"}"#), 0.0);
+        view.insight().set_group(Group {
+            term: 7,
+            leads: true,
+            committed: 9,
+            voters: vec![1, 2, 3],
+            ..Group::default()
+        });
+        view.insight().instruments.pool.set(4, (5, 6));
+        view.set_pool_ready(3);
+        view.insight().instruments.execs.ended(Where::Elsewhere, false, Duration::from_millis(3));
+        let after = text(&view).unwrap();
+        for (sample, wanted) in [
+            ("warren_is_leader", 1.0),
+            ("warren_raft_term", 7.0),
+            ("warren_raft_commit_index", 9.0),
+            (r#"warren_raft_members{role="voter"}"#, 3.0),
+            (r#"warren_pool_ready{template="default"}"#, 3.0),
+            (r#"warren_pool_target{template="default"}"#, 4.0),
+            (r#"warren_pool_claims_total{result="hit",template="default"}"#, 5.0),
+            (r#"warren_exec_seconds_count{outcome="error",owner="elsewhere"}"#, 1.0),
+            (r#"warren_exec_seconds_bucket{outcome="error",owner="elsewhere",le="0.002"}"#, 0.0),
+            (r#"warren_exec_seconds_bucket{outcome="error",owner="elsewhere",le="0.005"}"#, 1.0),
+        ] {
+            assert_eq!(value(&after, sample), wanted, "{sample}");
+        }
+    }
+}
