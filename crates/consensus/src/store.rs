@@ -6,12 +6,12 @@
 //! is also noted elsewhere.
 
 use crate::durable::{Inconsistent, Recovered, SnapshotWrite, WriteBatch};
-use crate::loaded::{FORMAT, Head, Loaded, encode_snapshot};
+use crate::loaded::{FORMAT, Head, Loaded, encode_carrier, encode_snapshot};
 use crate::record::{CHUNK_BYTES, Key, seal};
 use crate::snapshot_files::{SnapshotFile, SnapshotFiles, sync_dir};
 use crate::watermark::{Found, Watermark};
 use prost_011::Message as _;
-use raft::eraftpb::Entry;
+use raft::eraftpb::{Entry, HardState};
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -35,6 +35,8 @@ pub struct Store {
     snapshots: SnapshotFiles,
     watermark: Watermark,
     head: Head,
+    /// As last written.
+    hard_state: HardState,
     counters: Arc<Counters>,
     failed: bool,
     /// Held as long as the store lives.
@@ -178,14 +180,21 @@ impl Store {
             (_, true) => (create(dir, &log_dir, is_new, &database)?, Loaded::default()),
             (Some(watermark), false) => (watermark, loaded),
         };
+        let format = loaded.format();
         let (head, recovered) = loaded.assemble(&snapshots)?;
         if head.batch < acknowledged {
             return Err(OpenError::Truncated { found: head.batch, acknowledged });
         }
         recovered.check()?;
         let synced = File::open(log_dir.join("db"))?;
-        let counters = Arc::default();
-        let store = Store { database, synced, snapshots, watermark, head, counters, failed: false, _lock: lock };
+        if format.is_some_and(|format| format != FORMAT) {
+            // Before anything is written that only this layout has.
+            put_format(dir, &database)?;
+            synced.sync_data()?;
+        }
+        let (hard_state, counters) = (recovered.hard_state.clone(), Arc::default());
+        let failed = false;
+        let store = Store { database, synced, snapshots, watermark, head, hard_state, counters, failed, _lock: lock };
         Ok((store, recovered))
     }
 
@@ -209,12 +218,62 @@ impl Store {
     }
 
     fn write_all(&mut self, batches: &[WriteBatch]) -> Result<(), WriteError> {
+        let hard_state = batches.iter().rev().find_map(|batch| batch.hard_state.as_ref()).unwrap_or(&self.hard_state);
+        let hard_state = hard_state.clone();
+        let (head, snapshot_file) = match self.put_alone(batches, &hard_state)? {
+            Some(head) => (head, None),
+            None => self.put_staged(batches, &hard_state)?,
+        };
+        self.database.flush().map_err(database_failed)?;
+        count(&self.counters.flushes, 1);
+        self.synced.sync_data()?;
+        count(&self.counters.log_syncs, 1);
+        self.head = head;
+        self.hard_state = hard_state;
+        if self.watermark.advance(head.batch)? {
+            count(&self.counters.other_syncs, 1);
+        }
+        if let Some(file) = snapshot_file {
+            self.snapshots.keep_only(file)?;
+        }
+        count(&self.counters.batches, batches.len() as u64);
+        Ok(())
+    }
+
+    /// Puts what is no more than one short entry at the log's end as one record; none if it is anything else.
+    fn put_alone(&self, batches: &[WriteBatch], hard_state: &HardState) -> Result<Option<Head>, WriteError> {
+        let [batch] = batches else { return Ok(None) };
+        let [entry] = &batch.entries[..] else { return Ok(None) };
+        if batch.snapshot.is_some() || entry.index != self.head.last_index + 1 {
+            return Ok(None);
+        }
+        let bytes = entry.encode_to_vec();
+        if bytes.len() > CHUNK_BYTES {
+            return Ok(None);
+        }
+        assert_eq!(batch.number, self.head.batch + 1, "batches are written in order, each once");
+        let head = Head { batch: batch.number, last_index: entry.index, ..self.head };
+        let key = Key::Entry { index: entry.index, chunk: 0 }.encode();
+        let value = seal(&key, &[&encode_carrier(&head, hard_state, &bytes)]);
+        count(&self.counters.bytes, (key.len() + value.len()) as u64);
+        self.database.insert(key, value).map_err(database_failed)?;
+        Ok(Some(head))
+    }
+
+    /// Puts anything, as one batch of the database.
+    fn put_staged(
+        &self,
+        batches: &[WriteBatch],
+        hard_state: &HardState,
+    ) -> Result<(Head, Option<SnapshotFile>), WriteError> {
         let mut staged = Staged::new(&self.database, self.head);
         let mut newest_snapshot = None;
         for batch in batches {
             staged.stage(batch)?;
             newest_snapshot = batch.snapshot.as_ref().map(|write| (batch.number, write.snapshot())).or(newest_snapshot);
         }
+        // Always: an entry may have carried the last one, and its head is older than this one.
+        staged.put(Key::HardState, &[&hard_state.encode_to_vec()]);
         let snapshot_file = match newest_snapshot {
             None => None,
             Some((batch, snapshot)) => {
@@ -229,19 +288,7 @@ impl Store {
         let head = staged.finish();
         count(&self.counters.bytes, staged.bytes());
         self.database.apply_batch(staged.into_batch()).map_err(database_failed)?;
-        self.database.flush().map_err(database_failed)?;
-        count(&self.counters.flushes, 1);
-        self.synced.sync_data()?;
-        count(&self.counters.log_syncs, 1);
-        self.head = head;
-        if self.watermark.advance(head.batch)? {
-            count(&self.counters.other_syncs, 1);
-        }
-        if let Some(file) = snapshot_file {
-            self.snapshots.keep_only(file)?;
-        }
-        count(&self.counters.batches, batches.len() as u64);
-        Ok(())
+        Ok((head, snapshot_file))
     }
 }
 
@@ -300,6 +347,14 @@ fn create(dir: &Path, log_dir: &Path, is_new: bool, database: &sled::Db) -> Resu
     Ok(watermark)
 }
 
+fn put_format(dir: &Path, database: &sled::Db) -> Result<(), OpenError> {
+    let key = Key::Format.encode();
+    let value = seal(&key, &[&FORMAT.to_be_bytes()]);
+    database.insert(key, value).map_err(|error| open_failed(dir, error))?;
+    database.flush().map_err(|error| open_failed(dir, error))?;
+    Ok(())
+}
+
 /// What one write puts and removes.
 struct Staged<'a> {
     database: &'a sled::Db,
@@ -339,9 +394,6 @@ impl<'a> Staged<'a> {
             }
             batch.entries.iter().for_each(|entry| self.put_entry(entry));
             self.head.last_index = first.index + batch.entries.len() as u64 - 1;
-        }
-        if let Some(hard_state) = &batch.hard_state {
-            self.put(Key::HardState, &[&hard_state.encode_to_vec()]);
         }
         Ok(())
     }

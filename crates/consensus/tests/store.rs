@@ -98,6 +98,43 @@ fn a_killed_process_finds_all_that_it_wrote() {
                 WriteBatch { number: 2, snapshot: Some(install), hard_state: hard_state(5, 90), entries: vec![] };
             vec![first(), batch, then(3, entries(91..=92, 5))]
         }),
+        ("entries one by one", vec![first(), then(2, entries(7..=7, 2)), then(3, entries(8..=8, 3))]),
+        (
+            "one by one, then a vote alone",
+            vec![
+                first(),
+                then(2, entries(7..=7, 2)),
+                WriteBatch { number: 3, hard_state: hard_state(9, 6), ..WriteBatch::default() },
+            ],
+        ),
+        (
+            "a vote alone, then one without",
+            vec![
+                first(),
+                WriteBatch { number: 2, hard_state: hard_state(9, 6), ..WriteBatch::default() },
+                WriteBatch { number: 3, entries: entries(7..=7, 9), hard_state: hard_state(9, 7), snapshot: None },
+                WriteBatch { number: 4, entries: entries(8..=9, 9), ..WriteBatch::default() },
+            ],
+        ),
+        (
+            "one by one, replaced by several, and one by one again",
+            vec![
+                first(),
+                then(2, entries(7..=7, 2)),
+                then(3, entries(8..=8, 2)),
+                then(4, entries(7..=7, 3)),
+                then(5, entries(8..=8, 3)),
+            ],
+        ),
+        (
+            "one by one, compacted without the last",
+            vec![first(), then(2, entries(7..=7, 2)), then(3, entries(8..=8, 2)), compact(4, 7, 2, 7, b"state")],
+        ),
+        (
+            "one by one, compacted to the end",
+            vec![first(), then(2, entries(7..=7, 2)), compact(3, 7, 2, 7, b"state"), then(4, entries(8..=8, 2))],
+        ),
+        ("one that is too long for one record", vec![first(), then(2, vec![entry(7, 2, 40_000)])]),
         ("two snapshots", vec![first(), compact(2, 4, 2, 4, b"older"), compact(3, 5, 2, 5, b"newer")]),
     ];
     for (name, batches) in scripts {
@@ -181,6 +218,18 @@ fn lost_acknowledged_batches_are_not_taken_for_a_shorter_log() {
 }
 
 #[test]
+fn a_lost_entry_that_came_alone_is_seen() {
+    let (dir, mut store) = written(&[first()]);
+    store.write(&[then(2, entries(7..=7, 2))]).unwrap();
+    let older = killed(dir.path());
+    store.write(&[then(3, entries(8..=8, 2))]).unwrap();
+    drop(store);
+    fs::copy(dir.path().join("acknowledged"), older.path().join("acknowledged")).unwrap();
+    let refused = Store::open(older.path()).err().unwrap();
+    assert!(matches!(refused, OpenError::Truncated { found: 2, acknowledged: 3 }), "{refused:?}");
+}
+
+#[test]
 fn a_spoilt_snapshot_is_seen() {
     let batches = [first(), compact(2, 5, 2, 5, b"the state of everything")];
     let spoil: [fn(&Path); 3] = [
@@ -231,14 +280,21 @@ fn used_ranges(file: &Path) -> Vec<std::ops::Range<u64>> {
 
 #[test]
 fn damage_anywhere_is_refused_or_harmless_but_never_another_state() {
-    let batches = [first(), then(2, entries(4..=20, 3)), compact(3, 6, 3, 5, b"state"), then(4, entries(21..=24, 3))];
+    let batches = [
+        first(),
+        then(2, entries(4..=20, 3)),
+        compact(3, 6, 3, 5, b"state"),
+        then(4, entries(21..=24, 3)),
+        then(5, entries(25..=25, 3)),
+        then(6, entries(26..=26, 3)),
+    ];
     let dir = tempfile::tempdir().unwrap();
     let (mut store, _) = Store::open(dir.path()).unwrap();
     for batch in &batches {
         store.write(std::slice::from_ref(batch)).unwrap();
     }
     let expected = reopened(killed(dir.path()).path());
-    assert_eq!(expected.last_index(), 24);
+    assert_eq!(expected.last_index(), 26);
 
     let database = dir.path().join("log/db");
     let used: Vec<u64> = used_ranges(&database).into_iter().flatten().collect();
@@ -268,7 +324,7 @@ fn damage_anywhere_is_refused_or_harmless_but_never_another_state() {
         file.set_len(end.saturating_sub(lost)).unwrap();
         match Store::open(copy.path()) {
             Ok((_, recovered)) => assert_eq!(recovered, expected, "{lost} bytes cut off made another state"),
-            Err(OpenError::Truncated { acknowledged: 4, .. } | OpenError::Damaged(_) | OpenError::Io(_)) => {}
+            Err(OpenError::Truncated { acknowledged: 6, .. } | OpenError::Damaged(_) | OpenError::Io(_)) => {}
             Err(other) => panic!("{lost} bytes cut off: {other:?}"),
         }
     }
