@@ -54,6 +54,13 @@ impl Client {
         parse("GET /health", self.agent.get(format!("{}/health", self.base)).call()?, 200)
     }
 
+    /// The cluster's members as the node shows them.
+    pub fn nodes(&self) -> Result<Vec<Value>> {
+        let request = self.agent.get(format!("{}/nodes", self.base)).header("X-API-Key", &self.key);
+        let all = parse("GET /nodes", request.call()?, 200)?;
+        all.as_array().cloned().with_context(|| format!("not a list: {all}"))
+    }
+
     /// Creates a sandbox of the default image and returns it as the node shows it.
     pub fn create(&self, timeout_seconds: u64) -> Result<Value> {
         let request = self.agent.post(format!("{}/sandboxes", self.base)).header("X-API-Key", &self.key);

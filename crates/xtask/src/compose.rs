@@ -35,10 +35,6 @@ const ABANDONED_SECONDS: u64 = 3_217;
 /// How long a condition may take to come true.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
-/// What a node's log says when an applied change has made, or was to make, all three vote.
-const THREE_VOTERS: &str = " voters=[1, 2, 3] learners=[]";
-/// The change begins with one entry of the log and is over with a second.
-const JOINT_CHANGE_STEPS: usize = 2;
 /// Lines of each service's log that are shown on failure.
 const LOG_TAIL_LINES: usize = 15;
 
@@ -254,14 +250,19 @@ fn agree(project: &Project) -> Result<String> {
     })
 }
 
+/// Waits until every node shows all three as voters, and returns the leader's id.
 fn all_vote(project: &Project) -> Result<String> {
-    let leader = agree(project)?;
     wait("all three vote", || {
-        let logs = SERVICES.iter().map(|service| project.log(service)).collect::<Result<Vec<_>>>()?;
-        let says = |log: &String| log.lines().filter(|line| line.contains(THREE_VOTERS)).count();
-        if logs.iter().all(|log| says(log) >= JOINT_CHANGE_STEPS) { Ok(()) } else { bail!("not all vote") }
+        for service in SERVICES {
+            let nodes = project.client_of(service)?.nodes()?;
+            let votes = |node: &&Value| node["role"] == "leader" || node["role"] == "voter";
+            if nodes.iter().filter(votes).count() != SERVICES.len() {
+                bail!("{service} shows {nodes:?}");
+            }
+        }
+        Ok(())
     })?;
-    Ok(leader)
+    agree(project)
 }
 
 /// Asks again until the answer is a good one; the last bad one is quoted.

@@ -137,9 +137,11 @@ impl<'a> Project<'a> {
         Ok(())
     }
 
-    /// Takes everything away but images.
+    /// Takes everything away but images. By kill first, since all goes anyway, and a node that ends in order waits for
+    /// others that end too.
     pub fn down(&self) -> Result<()> {
-        command::quiet(self.compose().args(["down", "--volumes", "--remove-orphans", "--timeout", "30"]))?;
+        command::quiet(self.compose().arg("kill"))?;
+        command::quiet(self.compose().args(["down", "--volumes", "--remove-orphans"]))?;
         Ok(())
     }
 

@@ -93,6 +93,20 @@ mod tests {
     }
 
     #[test]
+    fn a_node_of_compose_gives_its_sandboxes_the_same() {
+        let read = |path: &str| std::fs::read_to_string(paths::root().join(path)).unwrap();
+        let start = read("cluster/node/start.sh");
+        for change in CHANGES {
+            assert!(start.lines().any(|line| line.contains("--change") && line.contains(change)), "no `{change}`");
+        }
+        let node = read("cluster/node/Containerfile");
+        let recipe = read("cluster/images/default/Containerfile");
+        let (_, steps) = recipe.split_once("RUN ").unwrap();
+        let (steps, _) = steps.split_once("\nUSER ").unwrap();
+        assert!(node.contains(steps), "the node's Containerfile lacks:\n{steps}");
+    }
+
+    #[test]
     fn a_path_with_quotes_stays_one_word() {
         assert_eq!(quoted(Path::new("/a b/c'd")), r"'/a b/c'\''d'");
     }
