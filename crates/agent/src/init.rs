@@ -168,7 +168,13 @@ impl Init {
     }
 
     fn reap(&mut self) {
-        self.reaping = (0..REAP_BATCH).all(|_| matches!(sys::wait_any(), Waited::Ended(..)));
+        self.reaping = (0..REAP_BATCH).all(|_| match sys::wait_any() {
+            Waited::Ended(pid, _) => {
+                self.lease.on_end(pid);
+                true
+            }
+            Waited::Running | Waited::None => false,
+        });
     }
 
     fn on_callers(&mut self) {
@@ -259,7 +265,7 @@ impl Init {
                 if self.state.is_active_and_leased() {
                     self.lease.arm();
                 }
-                return Ok(Some(Frame::Done(self.state.done())));
+                return Ok(Some(Frame::Done(self.lease.report_done(self.state.done()))));
             }
             _ => {}
         }

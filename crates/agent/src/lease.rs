@@ -8,11 +8,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use proto::agent::HelloReply;
+use proto::agent::{Done, HelloReply};
 use proto::lease_layout::{EXPIRES_OFFSET, FILE_BYTES, MAGIC};
 
 use crate::refusal::Refusal;
-use crate::sys;
+use crate::{sys, warden};
 
 /// Between two looks at a lease that holds: its end is awaited exactly, but the node may give it up before.
 pub const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -66,6 +66,10 @@ pub struct Watch {
     lease: Lease,
     armed: bool,
     past: Option<Past>,
+    /// Who watches besides, while the lease holds.
+    warden: Option<libc::pid_t>,
+    /// None is started before.
+    warden_after: Duration,
     next_look: Duration,
     lapses: u64,
     last_lapse_ms: u64,
@@ -82,7 +86,16 @@ struct Past {
 impl Watch {
     /// A watch that is not armed.
     pub fn new(lease: Lease) -> Self {
-        Self { lease, armed: false, past: None, next_look: Duration::ZERO, lapses: 0, last_lapse_ms: 0 }
+        Self {
+            lease,
+            armed: false,
+            past: None,
+            warden: None,
+            warden_after: Duration::ZERO,
+            next_look: Duration::ZERO,
+            lapses: 0,
+            last_lapse_ms: 0,
+        }
     }
 
     /// User code may run from here on, under the lease alone. That it has run out already is no lapse: nothing ran.
@@ -99,6 +112,13 @@ impl Watch {
     /// The lease, where commands run under it.
     pub fn lease(&self) -> Option<Lease> {
         self.armed.then_some(self.lease)
+    }
+
+    /// A child has ended. The warden does when PID 1 kills all others, or if it was killed by the sandbox's root.
+    pub fn on_end(&mut self, pid: libc::pid_t) {
+        if self.warden == Some(pid) {
+            self.warden = None;
+        }
     }
 
     /// When to look next, by the monotonic clock.
@@ -126,10 +146,16 @@ impl Watch {
             self.last_lapse_ms = u64::try_from(sys::boottime().as_millis()).unwrap_or(u64::MAX);
         }
         let Some(past) = &mut self.past else {
+            if self.warden.is_none() && self.warden_after <= now {
+                // At the limit of processes none can be started, and one may be killed at once: tried again later.
+                self.warden = warden::start(self.lease).ok();
+                self.warden_after = now.saturating_add(LOOK_EVERY);
+            }
             self.next_look = now.saturating_add(left.min(LOOK_EVERY));
             return;
         };
-        if !past.all_dead && past.kill_at <= now {
+        // A lease that is back ends the farewell: who calls now need not wait for it.
+        if !past.all_dead && (past.kill_at <= now || !left.is_zero()) {
             // One call takes them all: no fork can come out of it alive.
             past.all_dead = !sys::kill_all_others();
             past.kill_at = now.saturating_add(KILL_EVERY);
@@ -148,7 +174,13 @@ impl Watch {
             lease_expired: self.past.is_some(),
             lease_lapses: self.lapses,
             last_lapse_boottime_ms: self.last_lapse_ms,
+            warden_pid: self.warden.unwrap_or(0),
             ..reply
         }
+    }
+
+    /// The same into the answer to Activate.
+    pub fn report_done(&self, done: Done) -> Done {
+        Done { warden_pid: self.warden.unwrap_or(0), ..done }
     }
 }

@@ -14,6 +14,7 @@ mod refusal;
 mod state;
 mod sys;
 mod users;
+mod warden;
 
 use std::path::{Path, PathBuf};
 

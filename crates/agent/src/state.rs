@@ -76,7 +76,9 @@ impl State {
     pub fn done(&self) -> Done {
         match self {
             State::Bare => Done::default(),
-            State::Reserved(identity) | State::Active(identity, _) => Done { leased: identity.leased },
+            State::Reserved(identity) | State::Active(identity, _) => {
+                Done { leased: identity.leased, ..Done::default() }
+            }
         }
     }
 

@@ -31,6 +31,12 @@ pub fn fork() -> io::Result<Forked> {
     }
 }
 
+/// Whether this is the first process of its pid namespace.
+pub fn is_first() -> bool {
+    // SAFETY: getpid can not fail.
+    unsafe { libc::getpid() == 1 }
+}
+
 /// Ends the process at once, with no destructor run.
 pub fn exit(code: i32) -> ! {
     // SAFETY: `_exit` takes any number and does not return.
@@ -70,13 +76,14 @@ pub fn map_shared(fd: RawFd, length: usize) -> io::Result<*mut u8> {
     if map == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(map.cast()) }
 }
 
-/// Kills every process of the sandbox but this one, which is its first. False if there was none, dead or alive.
+/// Kills every process of the sandbox but its first and this one. False if there was none, dead or alive. Outside a
+/// sandbox it would be the end of the host: only its first process and that one's warden may call it.
 ///
 /// The kernel signals them under the lock that a new process is entered under, and a process with a signal waiting enters
 /// none: what forks however fast is taken whole.
 pub fn kill_all_others() -> bool {
-    // SAFETY: plain integers. Outside a container this would end the host: PID 1 alone calls it.
-    unsafe { libc::getpid() == 1 && libc::kill(-1, libc::SIGKILL) == 0 }
+    // SAFETY: plain integers.
+    unsafe { libc::kill(-1, libc::SIGKILL) == 0 }
 }
 
 /// Reads once.

@@ -6,6 +6,7 @@ use std::fs;
 use std::time::Duration;
 
 use common::{Bench, podman, run, status_of};
+use runtime::agent::{Activation, Identity, RefusalCode};
 use runtime::{MakeSlotError, Slot};
 use types::spec::Tmpfs;
 use types::{NetworkMode, Resources};
@@ -79,6 +80,50 @@ fn a_read_only_root_is_read_only() {
         let root = mounts(slot.pid()).into_iter().find(|(point, _)| point == "/").expect("a root");
         assert!(root.1.starts_with("ro"), "{root:?}");
     });
+}
+
+#[test]
+fn the_nodes_lease_reaches_a_sandbox_also_after_a_stop_and_a_start() {
+    run(|| async {
+        let bench = Bench::start().await;
+        let lease = bench.engine.lease_file();
+        assert_eq!(lease.expires_boottime_ms(), 0, "no node has set it");
+        let order = bench.order();
+        let mut slot = bench.engine.make_slot(order.clone()).await.expect("a slot");
+        for _ in 0..2 {
+            lease.set(u64::MAX);
+            let identity =
+                Identity { sandbox_id: order.id.to_string(), generation: 3, spec_digest: vec![7; 32], leased: true };
+            let agent = slot.agent();
+            agent.reserve(&identity).await.expect("reserved");
+            agent.activate(&identity, Activation::default()).await.expect("active");
+            // Its watch over the lease is sure of its time, and nothing else has that.
+            let policies = policies_of_children(slot.pid());
+            assert_eq!(policies, [SCHED_DEADLINE], "the only child of a sandbox in which nothing runs");
+            agent.stat(3, b"/", false).await.expect("served");
+            lease.set(0);
+            let refused = agent.stat(3, b"/", false).await.expect_err("refused");
+            assert_eq!(refused.refusal_code(), Some(RefusalCode::LeaseExpired), "{refused}");
+
+            bench.engine.stop(order.id, Duration::from_secs(5)).await.expect("a stop");
+            slot = bench.engine.start_again(order.id, &order.resources).await.expect("a start");
+        }
+    });
+}
+
+/// The kernel's number of the policy.
+const SCHED_DEADLINE: u32 = 6;
+
+/// Scheduling policies of a process's children.
+fn policies_of_children(pid: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("children");
+    let policy = |child: &str| {
+        let stat = fs::read_to_string(format!("/proc/{child}/stat")).expect("it lives");
+        // Field 41, of which the name, the second, is cut off with the first.
+        let fields = stat.rsplit_once(')').expect("a name").1;
+        fields.split_whitespace().nth(38).expect("a policy").parse().expect("a number")
+    };
+    children.split_whitespace().map(policy).collect()
 }
 
 #[test]

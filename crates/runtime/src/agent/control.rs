@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::address::AgentAddress;
 use super::connection::{Connection, REPLY_TIMEOUT, frame_name, within};
 use super::error::AgentError;
+use super::warden;
 
 /// Longest id or digest taken from an agent.
 const IDENTITY_BYTES_MAX: usize = 256;
@@ -152,6 +153,10 @@ impl AgentClient {
             let theirs = reply.protocol_version;
             return Err(AgentError::Protocol(format!("it speaks version {theirs}, this node {PROTOCOL_VERSION}")));
         }
+        if reply.warden_pid != 0 {
+            // Another one, perhaps, than when it was activated.
+            warden::favour(&self.address, reply.warden_pid);
+        }
         let lease = LeaseStatus {
             expired: reply.lease_expired,
             lapses: reply.lease_lapses,
@@ -216,6 +221,9 @@ impl AgentClient {
             leased: identity.leased,
         };
         let done = self.simple(identity.generation, Operation::Activate(activate), REPLY_TIMEOUT).await?;
+        if done.warden_pid != 0 {
+            warden::favour(&self.address, done.warden_pid);
+        }
         keeps_lease(done, identity)
     }
 

@@ -12,6 +12,7 @@ pub mod files;
 
 mod connection;
 mod exec_stream;
+mod warden;
 
 pub use address::AgentAddress;
 pub use control::{Activation, AgentClient, AgentStage, AgentStatus, Farewell, Identity, LeaseStatus};

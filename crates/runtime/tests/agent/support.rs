@@ -178,12 +178,17 @@ impl Podman {
 
     /// A sandbox whose agent answers, still bare.
     pub fn sandbox(&self, image: &str) -> Sandbox<'_> {
-        Sandbox::start(self, image, json!({}))
+        Sandbox::start(self, image, |_| json!({}))
+    }
+
+    /// The same with other mounts, which are told the socket's directory.
+    pub fn sandbox_with_mounts(&self, image: &str, mounts: impl FnOnce(&Path) -> Value) -> Sandbox<'_> {
+        Sandbox::start(self, image, |dir| json!({"mounts": mounts(dir)}))
     }
 
     /// The same with more in its create body.
     pub fn sandbox_with(&self, image: &str, more: Value) -> Sandbox<'_> {
-        Sandbox::start(self, image, more)
+        Sandbox::start(self, image, |_| more)
     }
 }
 
@@ -211,7 +216,7 @@ pub struct Sandbox<'a> {
 }
 
 impl<'a> Sandbox<'a> {
-    fn start(podman: &'a Podman, image: &str, more: Value) -> Self {
+    fn start(podman: &'a Podman, image: &str, more: impl FnOnce(&Path) -> Value) -> Self {
         let name = unique("sandbox");
         let dir = tempfile::Builder::new().prefix("warren-agent-test").tempdir().unwrap();
         let owner = ID_BASE + AGENT_UID;
@@ -222,7 +227,7 @@ impl<'a> Sandbox<'a> {
         let address = AgentAddress { socket_dir: dir.path().into(), pid: 0 };
         let mut sandbox = Self { podman, name, dir, agent: AgentClient::new(address), runtime };
         let mut body = sandbox.create_body(image);
-        for (key, value) in more.as_object().unwrap() {
+        for (key, value) in more(sandbox.dir.path()).as_object().unwrap() {
             body[key] = value.clone();
         }
         podman.request("POST", "/containers/create", Some(&body));
@@ -321,6 +326,27 @@ impl<'a> Sandbox<'a> {
         self.activate(Activation { allow_root: true, ..Activation::default() })
     }
 
+    /// Of a sandbox that may be placed again.
+    pub fn leased_identity() -> Identity {
+        Identity { leased: true, ..Self::identity() }
+    }
+
+    /// Active under the node's lease, with root allowed.
+    pub fn leased(self) -> Self {
+        let activation = Activation { allow_root: true, ..Activation::default() };
+        self.wait(async {
+            self.agent.reserve(&Self::leased_identity()).await.unwrap();
+            self.agent.activate(&Self::leased_identity(), activation).await.unwrap();
+        });
+        self
+    }
+
+    /// Stops or goes on with all of it.
+    pub fn freeze(&self, frozen: bool) {
+        let verb = if frozen { "pause" } else { "unpause" };
+        self.podman.request("POST", &format!("/containers/{}/{verb}", self.name), None);
+    }
+
     /// Waits for a future, but not for ever.
     pub fn wait<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(async { tokio::time::timeout(PATIENCE, future).await.expect("it hangs") })
@@ -341,20 +367,47 @@ impl<'a> Sandbox<'a> {
         text(&outcome.stdout)
     }
 
-    /// What runs in the sandbox besides the agent, by name.
-    pub fn others(&self) -> Vec<String> {
-        let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-        let ours = namespace(&self.pid().to_string());
-        let mut names: Vec<_> = fs::read_dir("/proc")
+    /// The host's pids of what runs in the sandbox besides the agent.
+    pub fn other_pids(&self) -> Vec<i32> {
+        let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let ours = namespace(self.pid());
+        fs::read_dir("/proc")
             .unwrap()
             .flatten()
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .filter(|name| name.parse::<i32>().is_ok_and(|pid| pid != self.pid()) && namespace(name) == ours)
-            .filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).ok())
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter(|pid| *pid != self.pid() && namespace(*pid) == ours)
+            .collect()
+    }
+
+    /// What runs in the sandbox besides the agent, by name.
+    pub fn others(&self) -> Vec<String> {
+        let name = |pid| fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+        let mut names: Vec<_> = self
+            .other_pids()
+            .into_iter()
+            .filter_map(name)
             .map(|name| name.trim().to_owned())
+            // The agent's own, where a sandbox is leased.
+            .filter(|name| name != "warren-lease")
             .collect();
         names.sort();
         names
+    }
+
+    /// Whether not one instruction of user code can follow: all that is left is dead or has SIGKILL waiting.
+    pub fn is_doomed(&self) -> bool {
+        self.other_pids().into_iter().all(|pid| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+            let waiting = |name| u64::from_str_radix(field(name), 16).unwrap_or(u64::MAX) >> 8 & 1 == 1;
+            let done = field("State:").starts_with(['Z', 'X']) || field("Name:") == "warren-lease";
+            status.is_empty() || done || waiting("ShdPnd:") || waiting("SigPnd:")
+        })
+    }
+
+    /// Waits until the lease's return has reached it.
+    pub fn until_back(&self) {
+        wait_until("it serves again", || !self.wait(self.agent.hello()).unwrap().lease.expired);
     }
 }
 
@@ -367,6 +420,12 @@ impl Drop for Sandbox<'_> {
         }
         let _ = Command::new("umount").arg(self.dir.path()).status();
     }
+}
+
+/// The clock that leases count by.
+pub fn boottime_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    u64::try_from(now.tv_sec * 1000 + now.tv_nsec / 1_000_000).unwrap()
 }
 
 /// A command by its words.
