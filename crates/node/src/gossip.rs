@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use peers::wire::{Capacity, Message, Observed as WireObserved, ObservedBatch, WarmShape};
 use peers::words::{status_from_wire, status_to_wire};
+use runtime::Engine;
 use types::{Generation, HostId, Incarnation, SandboxId};
 use warren_core::lifecycle::Observed;
 use warren_core::placement::COMMANDS_KNOWN;
@@ -20,6 +21,9 @@ use crate::view::View;
 
 /// Time between two tellings of what this node can take.
 pub const TELL_EVERY: Duration = Duration::from_millis(500);
+
+/// Time between two counts of the images: an engine call each.
+const COUNT_IMAGES_EVERY: Duration = Duration::from_secs(30);
 
 /// Tellings after which everything is told once more.
 const ALL_AGAIN_TELLINGS: u64 = 8;
@@ -110,6 +114,7 @@ pub async fn tell(hub: Rc<Hub>, cluster: Arc<Cluster>, life: Arc<Life>, capacity
             name: myself.name.clone(),
             versions: Some(myself.versions(COMMANDS_KNOWN)),
             cpu_cores: myself.cpu_cores,
+            images_count: insight.images(),
             ..Capacity::default()
         };
         insight.words.hear(&me, said.clone());
@@ -131,6 +136,17 @@ pub async fn tell(hub: Rc<Hub>, cluster: Arc<Cluster>, life: Arc<Life>, capacity
             }
         }
         tokio::time::sleep(TELL_EVERY).await;
+    }
+}
+
+/// Counts the images that are there, for as long as the node lives.
+pub async fn count_images(hub: Rc<Hub>, engine: Engine) {
+    loop {
+        match engine.images_count().await {
+            Ok(count) => hub.view().insight().set_images(count),
+            Err(error) => tracing::debug!(%error, "the images can not be counted"),
+        }
+        tokio::time::sleep(COUNT_IMAGES_EVERY).await;
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Insight {
     quorum_ms: AtomicU64,
     /// When this node's lease runs out.
     lease_until_ms: AtomicU64,
+    /// One more than the images that are there; 0 while they are not counted.
+    images_and_one: AtomicU64,
 }
 
 impl Insight {
@@ -50,6 +52,16 @@ impl Insight {
     /// Says what this process is; only the first word counts.
     pub fn set_myself(&self, myself: Myself) {
         self.myself.get_or_init(|| myself);
+    }
+
+    /// How many images are there, once they were counted.
+    pub fn images(&self) -> Option<u64> {
+        self.images_and_one.load(Ordering::Relaxed).checked_sub(1)
+    }
+
+    /// Publishes how many images are there.
+    pub fn set_images(&self, count: usize) {
+        self.images_and_one.store((count as u64).saturating_add(1), Ordering::Relaxed);
     }
 
     /// A majority has confirmed what was asked for so long ago.

@@ -242,6 +242,7 @@ impl Node {
         hub.deliver(Message::Pool(warm_pool::Input::Open));
         hub.set_closed(None);
         actix::spawn(gossip::tell(Rc::clone(&hub), Arc::clone(&cluster), Arc::clone(&life), capacity));
+        actix::spawn(gossip::count_images(Rc::clone(&hub), engine.clone()));
         actix::spawn(keep_stock(Rc::clone(&hub), Rc::clone(&room)));
 
         let operations = Arc::new(NodeOperations {

@@ -9,13 +9,16 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use parking_lot::Mutex;
-use podman_api::opts::PullOpts;
+use podman_api::opts::{ImageListOpts, PullOpts};
 
 use crate::engine::{Engine, EngineError};
 use crate::error::timed;
 
 /// An inspect of an image takes a few milliseconds.
 const IMAGE_INSPECT_LIMIT: Duration = Duration::from_secs(15);
+
+/// A list of all images reads the store's whole record, and its neighbours'.
+const IMAGE_LIST_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long a pull may take.
 const PULL_LIMIT: Duration = Duration::from_secs(300);
@@ -136,6 +139,17 @@ impl ImageCache {
 }
 
 impl Engine {
+    /// How many images are there, those of stores beside the engine's own included. An engine call: not for a
+    /// request's way.
+    ///
+    /// # Errors
+    /// The engine failed.
+    pub async fn images_count(&self) -> Result<usize, EngineError> {
+        let options = ImageListOpts::builder().build();
+        let listed = timed("image list", IMAGE_LIST_LIMIT, self.inner.podman.images().list(&options)).await?;
+        Ok(listed.len())
+    }
+
     /// What image a reference means; it is pulled where it is not there and a registry answers.
     /// While the store does not change, the answer comes from memory.
     pub async fn resolve_image(&self, reference: &str) -> Result<Arc<ImageFacts>, ResolveError> {
