@@ -7,6 +7,7 @@ pub mod agent_state;
 pub mod api;
 pub mod cases;
 pub mod cluster;
+pub mod crash_points;
 pub mod den_sdk;
 pub mod engine;
 pub mod http;

@@ -62,25 +62,32 @@ impl Held {
     fn look(identity: &Identity, run_dir: &Path, whole_host: bool) -> Self {
         let (own, others): (Vec<_>, Vec<_>) =
             containers_of(&identity.cluster).into_iter().partition(|container| container.host == identity.host);
-        let containers: BTreeMap<_, _> =
-            own.into_iter().map(|container| (container.sandbox.clone(), container)).collect();
         let sandboxes = run_dir.join("sandboxes");
-        let agents = containers
-            .values()
-            .filter(|container| container.running)
-            .map(|container| {
-                let state = agent_state::ask(&sandboxes.join(&container.sandbox).join("sock"));
-                (container.sandbox.clone(), state.map_err(|error| error.to_string()))
-            })
-            .collect();
+        // What was placed again keeps its id and has another's slot: only its agent says whose it is.
+        let mut owners: BTreeMap<String, String> = BTreeMap::new();
+        let mut agents = BTreeMap::new();
+        for slot in own.iter().filter(|container| container.running).map(|container| &container.sandbox) {
+            let said = agent_state::ask(&sandboxes.join(slot).join("sock")).map_err(|error| error.to_string());
+            if let Ok((AgentState::Active, sandbox)) = &said
+                && own.iter().all(|container| container.sandbox != *sandbox)
+            {
+                owners.insert(slot.clone(), sandbox.clone());
+            }
+            agents.insert(slot.clone(), said.map(|(state, _)| state));
+        }
+        let owner = |slot: String| owners.get(&slot).cloned().unwrap_or(slot);
         Self {
-            agents,
-            mounts: mounts_below(&sandboxes).iter().filter_map(|point| first_below(point, &sandboxes)).collect(),
-            directories: entries(&sandboxes).filter_map(|path| first_below(&path, &sandboxes)).collect(),
+            agents: agents.into_iter().map(|(slot, said)| (owner(slot), said)).collect(),
+            mounts: mounts_below(&sandboxes)
+                .iter()
+                .filter_map(|point| first_below(point, &sandboxes))
+                .map(owner)
+                .collect(),
+            directories: entries(&sandboxes).filter_map(|path| first_below(&path, &sandboxes)).map(owner).collect(),
             cgroups: containers_with_cgroup(identity),
             processes: processes_of(identity, run_dir, whole_host),
             others: others.into_iter().map(|container| container.sandbox).collect(),
-            containers,
+            containers: own.into_iter().map(|container| (owner(container.sandbox.clone()), container)).collect(),
         }
     }
 

@@ -373,6 +373,11 @@ impl NodeOperations {
         {
             return Ok((agent, observed.generation));
         }
+        if status == Status::Creating {
+            // Also for a moment after this node's start, of one that has been up for long.
+            let message = "the sandbox is not up yet";
+            return Err(WarrenError::new(ErrorCode::Unavailable, message).with("status", status.as_str()));
+        }
         let message = format!("sandbox is not running: it is {}", status.as_str());
         Err(WarrenError::new(ErrorCode::WrongState, message).with("status", status.as_str()))
     }

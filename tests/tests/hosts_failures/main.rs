@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use tests::{Cluster, Options};
 
+mod crash_rows;
 mod partitions;
+mod under_load;
 
 /// A cluster of three on hosts of its own; none where this machine can not be made into hosts, which is said.
 fn three_hosts(test: &str, options: &[Options; 3]) -> Option<Cluster> {
