@@ -12,16 +12,17 @@ use proto::agent::{Done, HelloReply};
 use proto::lease_layout::{EXPIRES_OFFSET, FILE_BYTES, MAGIC};
 
 use crate::refusal::Refusal;
-use crate::{sys, warden};
+use crate::sys;
+use crate::warden::{self, FAREWELL};
 
 /// Between two looks at a lease that holds: its end is awaited exactly, but the node may give it up before.
 pub const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// From the lease's end until everything is killed from PID 1. In it the supervisors, which see the end themselves,
-/// tell their hosts. It comes out of the time between a lease's end and the moment its node counts as lost, 2 s.
-const FAREWELL: Duration = Duration::from_millis(100);
+/// From when PID 1 sees the lease's end until it does not rely upon the warden any more, which may have been stopped by
+/// the sandbox's root.
+const WARDEN_TRUST: Duration = Duration::from_millis(500);
 
-/// Between two kills while something is left.
+/// Between two looks whether something is left.
 const KILL_EVERY: Duration = Duration::from_millis(10);
 
 /// The lease's file, mapped when the agent began: what user code does to its name later changes nothing. Children of
@@ -43,6 +44,14 @@ impl Lease {
         let expires = self.expires.map_or(0, |expires| expires.load(Ordering::Acquire));
         Duration::from_millis(expires).saturating_sub(sys::boottime())
     }
+
+    /// How long ago it ran out. Zero also where the node gave it up, since it does not say when.
+    pub fn overdue(self) -> Duration {
+        match self.expires.map_or(0, |expires| expires.load(Ordering::Acquire)) {
+            0 => Duration::ZERO,
+            expires => sys::boottime().saturating_sub(Duration::from_millis(expires)),
+        }
+    }
 }
 
 fn map(path: &Path) -> Option<&'static AtomicU64> {
@@ -61,6 +70,15 @@ fn map(path: &Path) -> Option<&'static AtomicU64> {
     }
 }
 
+/// Whether nothing is in the sandbox but its first process and this one.
+fn is_alone_with(warden: libc::pid_t) -> bool {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return false };
+    entries.flatten().all(|entry| {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse::<libc::pid_t>().ok());
+        pid.is_none_or(|pid| pid == 1 || pid == warden)
+    })
+}
+
 /// PID 1's watch over the lease of an active sandbox. Unarmed it costs nothing.
 pub struct Watch {
     lease: Lease,
@@ -77,8 +95,10 @@ pub struct Watch {
 
 /// The lease has run out.
 struct Past {
-    /// By the monotonic clock: when all that is left is killed from here.
+    /// By the monotonic clock: when to look next for what is left.
     kill_at: Duration,
+    /// Until then the killing is the warden's. PID 1's own would take the warden too, and with it what the host gave it.
+    warden_until: Duration,
     /// Nothing was left, and nothing was started since.
     all_dead: bool,
 }
@@ -103,7 +123,7 @@ impl Watch {
         if !self.armed {
             self.armed = true;
             if self.lease.left().is_zero() {
-                self.past = Some(Past { kill_at: Duration::ZERO, all_dead: true });
+                self.past = Some(Past { kill_at: Duration::ZERO, warden_until: Duration::ZERO, all_dead: true });
             }
             self.look();
         }
@@ -141,7 +161,9 @@ impl Watch {
         }
         let (left, now) = (self.lease.left(), sys::monotonic());
         if left.is_zero() && self.past.is_none() {
-            self.past = Some(Past { kill_at: now.saturating_add(FAREWELL), all_dead: false });
+            let farewell = FAREWELL.saturating_sub(self.lease.overdue());
+            let warden_until = now.saturating_add(WARDEN_TRUST);
+            self.past = Some(Past { kill_at: now.saturating_add(farewell), warden_until, all_dead: false });
             self.lapses += 1;
             self.last_lapse_ms = u64::try_from(sys::boottime().as_millis()).unwrap_or(u64::MAX);
         }
@@ -156,8 +178,12 @@ impl Watch {
         };
         // A lease that is back ends the farewell: who calls now need not wait for it.
         if !past.all_dead && (past.kill_at <= now || !left.is_zero()) {
-            // One call takes them all: no fork can come out of it alive.
-            past.all_dead = !sys::kill_all_others();
+            past.all_dead = match self.warden {
+                // A lease that is back keeps the warden from killing.
+                Some(warden) if now < past.warden_until && left.is_zero() => is_alone_with(warden),
+                // One call takes them all: no fork can come out of it alive.
+                _ => !sys::kill_all_others(),
+            };
             past.kill_at = now.saturating_add(KILL_EVERY);
         }
         self.next_look = if past.all_dead { now.saturating_add(LOOK_EVERY) } else { past.kill_at };

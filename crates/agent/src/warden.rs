@@ -11,9 +11,9 @@ use crate::caps;
 use crate::lease::{LOOK_EVERY, Lease};
 use crate::sys::{self, Forked};
 
-/// From the lease's end until it kills: longer than PID 1 takes where it is not starved, so that the supervisors can
-/// tell their hosts. It comes out of the 2 s between a lease's end and the moment its node counts as lost.
-const FAREWELL: Duration = Duration::from_millis(250);
+/// From the lease's end until it kills, in which the supervisors, which see the end themselves, tell their hosts. It comes
+/// out of the time between a lease's end and the moment its node counts as lost, 2 s.
+pub const FAREWELL: Duration = Duration::from_millis(100);
 
 /// Between two kills at first; then ever longer, since the dead stay in view until a starved PID 1 has reaped them.
 const KILL_AGAIN: Duration = Duration::from_millis(10);
@@ -42,11 +42,15 @@ fn watch(lease: Lease) -> ! {
             sleep(left.min(LOOK_EVERY));
             continue;
         }
-        sleep(FAREWELL);
+        sleep(FAREWELL.saturating_sub(lease.overdue()));
         let mut pause = KILL_AGAIN;
-        while lease.left().is_zero() {
-            pause = if sys::kill_all_others() { (pause * 2).min(LOOK_EVERY) } else { LOOK_EVERY };
+        while lease.left().is_zero() && sys::kill_all_others() {
             sleep(pause);
+            pause = (pause * 2).min(LOOK_EVERY);
+        }
+        // Until the lease is back nothing is started any more, so there is nothing to kill again.
+        while lease.left().is_zero() {
+            sleep(LOOK_EVERY);
         }
     }
 }

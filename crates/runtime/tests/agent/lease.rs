@@ -246,3 +246,24 @@ fn a_call_costs_no_more_for_the_lease() {
     });
     eprintln!("median of an exec: {leased:?} leased, {free:?} not");
 }
+
+#[test]
+fn roots_of_the_sandbox_that_stop_the_warden_end_all_the_same() {
+    let mut podman = Podman::start();
+    let image = podman.busybox_image();
+    for signal in ["STOP", "KILL"] {
+        podman.lease_for(FAR_MS);
+        let sandbox = podman.sandbox(&image).leased();
+        let script = format!(
+            "echo agent:x:65000:65000::/:/bin/sh >> /etc/passwd; su agent -c 'kill -{signal} $(pidof warren-lease)' && echo done"
+        );
+        let outcome = sandbox.run(ExecRequest { user: Some("root".into()), ..sh(&script) });
+        assert_eq!(text(&outcome.stdout), "done\n", "{}", text(&outcome.stderr));
+        sandbox.run(detached("trap '' TERM; sleep 1000 &"));
+        podman.lease_for(100);
+        wait_until("all that ran is dead", || sandbox.others().is_empty());
+        podman.lease_for(FAR_MS);
+        sandbox.until_back();
+        assert_eq!(sandbox.sh("echo alive"), "alive\n");
+    }
+}
