@@ -104,7 +104,8 @@ impl Sources<'_> {
     /// All members, in the order of their member ids.
     pub fn all(&self) -> Vec<NodeInfo> {
         let mut cpu: HashMap<&HostId, u64> = HashMap::new();
-        for record in self.placement.newest_first() {
+        // As in `Placement::load`: one that is in error for good is promised nothing.
+        for record in self.placement.newest_first().filter(|record| record.failure.is_none()) {
             let promised = cpu.entry(&record.place.owner).or_default();
             *promised = promised.saturating_add(record.place.spec.resources.cpu);
         }

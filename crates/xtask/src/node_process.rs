@@ -127,8 +127,8 @@ impl NodeOrder {
             command.args(["--runtime", runtime]);
         }
         if let Some(peers) = &self.peers {
-            command.args(["--peer-listen", &peers.listen.to_string()]);
             command.args(["--metrics-listen", &self.metrics_listen().to_string()]);
+            command.args(["--peer-listen", &peers.listen.to_string()]);
             if let Some((member, token)) = &peers.join {
                 command.args(["--join", &member.to_string()]).env("WARREN_JOIN_TOKEN", token);
             }
