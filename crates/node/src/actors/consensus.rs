@@ -5,26 +5,25 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, Recipient};
+use actix::{ActorContext, AsyncContext, Context, Recipient};
 use bytes::Bytes;
 use consensus::{Committed, Consensus, Input, Leadership, LogWriter, Output, ProposalId};
-use peers::wire::{Heartbeat, HeartbeatAck, Message as PeerMessage};
 use tokio::sync::oneshot;
 use types::{ErrorCode, HostId, Incarnation, WarrenError};
 use warren_core::lease::HEARTBEAT_MS;
-use warren_core::placement::{self, COMMANDS_KNOWN, Command, DecodeError, Kind, Lagging, Outcome, Placement, Presence};
+use warren_core::placement::{self, COMMANDS_KNOWN, Command, DecodeError, Kind, Lagging, Outcome, Placement};
 use warren_core::wiring;
 
-use super::CONSENSUS_MAILBOX;
+mod handlers;
+mod messages;
+mod standing;
+
+pub use messages::{Acked, AnnounceRestart, Barrier, FromPeer, Heard, Others, Persisted, Propose, ProposeAndTell};
+use messages::{Drive, Passed};
+
 use super::follower::Deliver;
 use super::gauges::Gauges;
-use super::leases::{Beat, Leases};
-use super::members;
-use crate::cluster::Cluster;
-use crate::hub::{boottime_ms, now};
-use crate::kill_point;
-use crate::known_peers::KnownPeers;
-use crate::life::Life;
+use super::leases::Leases;
 use crate::start::{ExitReason, Exits};
 use crate::view::View;
 
@@ -43,82 +42,6 @@ const PROPOSE_AGAIN_AFTER: Duration = Duration::from_secs(3);
 
 /// Ticks between two heartbeats.
 const HEARTBEAT_TICKS: u64 = HEARTBEAT_MS / (TICK.as_millis() as u64);
-
-/// What this actor knows of this node as one of several.
-pub struct Others {
-    /// The other nodes.
-    pub cluster: Arc<Cluster>,
-    /// The present life of this one.
-    pub life: Arc<Life>,
-    /// What the map is told of this one.
-    pub presence: Presence,
-    /// Whom this node asks should its log be lost.
-    pub known_peers: KnownPeers,
-}
-
-/// A node's heartbeat.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Heard(pub Beat);
-
-/// The leader's acknowledgement of a heartbeat of this node.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Acked {
-    /// Of which life.
-    pub incarnation: Incarnation,
-    /// Which.
-    pub number: u64,
-}
-
-/// A message of the log's own protocol, from a peer.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct FromPeer(pub Bytes);
-
-/// Replicate this.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Propose(pub Command);
-
-/// Replicate this as soon as there is a leader, and say what it came to.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct ProposeAndTell {
-    /// What.
-    pub command: Command,
-    /// Gets the outcome.
-    pub tell: oneshot::Sender<Outcome>,
-}
-
-/// This life ends in order, and the next one is to begin within so many milliseconds.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct AnnounceRestart {
-    /// For how long it is not to be missed.
-    pub for_ms: u64,
-    /// Gets the outcome.
-    pub tell: oneshot::Sender<Outcome>,
-}
-
-/// Say when everything acknowledged anywhere before now is in the published map.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Barrier(pub Passed);
-
-/// Who waits for a barrier.
-type Passed = oneshot::Sender<Result<(), WarrenError>>;
-
-/// The log writer's report.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Persisted(pub Result<u64, String>);
-
-/// Work off what came in: it stands at the end of the mailbox, so everything before it shares one
-/// ready, one write and one flush.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Drive;
 
 /// The actor.
 pub struct ConsensusActor {
@@ -460,60 +383,6 @@ impl ConsensusActor {
         self.gauges.publish(&self.core, self.leadership, self.leases.until_ms());
     }
 
-    fn send_heartbeat(&mut self) {
-        let (number, incarnation) = (self.leases.send(), self.others.life.now());
-        if self.leadership.is_self {
-            self.leases.hear(Beat { host: self.me.clone(), incarnation, number });
-        } else if let Some(leader) = self.view.leader() {
-            let host = self.me.to_string();
-            let sent_boottime_ms = boottime_ms();
-            let beat = Heartbeat { host, incarnation: incarnation.0, sequence: number, sent_boottime_ms };
-            self.others.cluster.send(&leader, PeerMessage::Heartbeat(beat));
-        }
-    }
-
-    /// A quorum has confirmed, after these were heard, that this node leads.
-    fn acknowledge(&mut self, barrier: u64) {
-        self.leases.is_current();
-        for Beat { host, incarnation, number } in self.leases.confirmed(barrier) {
-            // What counts as lost may be placed elsewhere.
-            if self.map.is_lost(&host, incarnation) {
-                continue;
-            }
-            if host == self.me {
-                self.leases.acknowledged(number);
-                self.others.life.lease.extend(self.leases.until_ms());
-            } else {
-                let ack = HeartbeatAck { sequence: number, incarnation: incarnation.0 };
-                self.others.cluster.send(&host, PeerMessage::HeartbeatAck(ack));
-            }
-        }
-    }
-
-    fn declare_lost(&mut self, ctx: &mut Context<Self>) {
-        for (host, incarnation) in self.leases.lost(&self.map, &self.me) {
-            tracing::warn!(node = %host, "not heard for too long, declaring it lost");
-            let restarting = self.map.node(&host).is_some_and(|node| node.restarting.is_some());
-            let command = Command { time: now(), kind: Kind::NodeLost { host, incarnation, restarting } };
-            self.propose(Pending { command, since: Instant::now(), tell: None }, ctx);
-        }
-    }
-
-    fn node_lost(&mut self, host: &HostId, incarnation: Incarnation) -> Result<(), String> {
-        self.leases.declared(host);
-        tracing::warn!(node = %host, %incarnation, "a node is lost");
-        if *host != self.me || incarnation != self.others.life.now() {
-            return Ok(());
-        }
-        // It lives, and was not heard: what it proposed in this life is refused from here on.
-        let incarnation =
-            self.others.life.begin_next().map_err(|error| format!("the next life can not be recorded: {error}"))?;
-        let kind = Kind::NodeUp { host: self.me.clone(), incarnation, presence: self.others.presence.clone() };
-        let command = Command { time: now(), kind };
-        self.again.push_back(Pending { command, since: Instant::now(), tell: None });
-        Ok(())
-    }
-
     fn send(&mut self, to: u64, message: Bytes, snapshot: bool, ctx: &mut Context<Self>) {
         let sent = self.others.cluster.send_raft(to, message);
         if snapshot {
@@ -523,24 +392,9 @@ impl ConsensusActor {
             self.feed(Input::Unreachable { peer: to }, ctx);
         }
     }
-
-    /// The leader brings the membership to what it should be, one change at a time.
-    fn look_after_members(&mut self, ctx: &mut Context<Self>) {
-        if !self.leadership.is_self || self.changing.is_some() {
-            return;
-        }
-        let Others { cluster, presence, .. } = &self.others;
-        if let Some(step) =
-            members::next_step(&self.core, &self.map, (cluster, &self.leases), &self.me, presence.member)
-        {
-            tracing::info!(?step, "the membership changes");
-            let proposal = ProposalId(self.next_proposal);
-            self.next_proposal += 1;
-            self.changing = Some(proposal);
-            self.feed(Input::ChangeMembers { proposal, change: members::conf_change(&step) }, ctx);
-        }
-    }
 }
+
+/// Whoever skipped what it does not know would have another map than the others: so the node stops.
 
 /// Two processes with one identity would both act for the same sandboxes: the one that learns of the other stops.
 fn two_of_one(host: &HostId, incarnation: Incarnation) -> String {
@@ -550,117 +404,9 @@ fn two_of_one(host: &HostId, incarnation: Incarnation) -> String {
     )
 }
 
-/// Whoever skipped what it does not know would have another map than the others: so the node stops.
 fn not_for_this_version(what: &str, error: &DecodeError) -> String {
     format!(
         "{what} holds what this version of Warren (commands up to {COMMANDS_KNOWN}) does not know: {error}; start this \
          node in the version that the other nodes run"
     )
-}
-
-impl Actor for ConsensusActor {
-    type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.set_mailbox_capacity(CONSENSUS_MAILBOX);
-        ctx.run_interval(TICK, Self::tick);
-        self.feed(Input::Tick, ctx);
-    }
-}
-
-impl Handler<Propose> for ConsensusActor {
-    type Result = ();
-
-    fn handle(&mut self, Propose(command): Propose, ctx: &mut Self::Context) {
-        let point = match command.kind {
-            placement::Kind::Place(_) => Some("create.proposed"),
-            placement::Kind::Destroy { .. } => Some("destroy.proposed"),
-            _ => None,
-        };
-        self.propose(Pending { command, since: Instant::now(), tell: None }, ctx);
-        if let Some(point) = point {
-            kill_point::reached(point);
-        }
-    }
-}
-
-impl Handler<ProposeAndTell> for ConsensusActor {
-    type Result = ();
-
-    fn handle(&mut self, ProposeAndTell { command, tell }: ProposeAndTell, ctx: &mut Self::Context) {
-        self.propose(Pending { command, since: Instant::now(), tell: Some(tell) }, ctx);
-    }
-}
-
-impl Handler<AnnounceRestart> for ConsensusActor {
-    type Result = ();
-
-    fn handle(&mut self, AnnounceRestart { for_ms, tell }: AnnounceRestart, ctx: &mut Self::Context) {
-        self.announced = Some((boottime_ms(), for_ms));
-        let kind = Kind::NodeRestarting { host: self.me.clone(), incarnation: self.others.life.now(), for_ms };
-        let command = Command { time: now(), kind };
-        self.propose(Pending { command, since: Instant::now(), tell: Some(tell) }, ctx);
-    }
-}
-
-impl Handler<Barrier> for ConsensusActor {
-    type Result = ();
-
-    fn handle(&mut self, Barrier(done): Barrier, ctx: &mut Self::Context) {
-        let id = self.next_barrier;
-        self.next_barrier += 1;
-        self.barriers.insert(id, done);
-        self.feed(Input::ReadBarrier { id }, ctx);
-    }
-}
-
-impl Handler<Heard> for ConsensusActor {
-    type Result = ();
-
-    fn handle(&mut self, Heard(beat): Heard, _: &mut Self::Context) {
-        self.leases.hear(beat);
-    }
-}
-
-impl Handler<Acked> for ConsensusActor {
-    type Result = ();
-
-    fn handle(&mut self, Acked { incarnation, number }: Acked, _: &mut Self::Context) {
-        if incarnation == self.others.life.now() {
-            self.leases.acknowledged(number);
-            self.others.life.lease.extend(self.leases.until_ms());
-        }
-    }
-}
-
-impl Handler<FromPeer> for ConsensusActor {
-    type Result = ();
-
-    fn handle(&mut self, FromPeer(message): FromPeer, ctx: &mut Self::Context) {
-        self.feed(Input::Step { message }, ctx);
-    }
-}
-
-impl Handler<Persisted> for ConsensusActor {
-    type Result = ();
-
-    fn handle(&mut self, Persisted(result): Persisted, ctx: &mut Self::Context) {
-        match result {
-            Ok(batch) => {
-                self.gauges.durable(batch);
-                self.feed(Input::Persisted { batch }, ctx);
-            }
-            Err(reason) => self.feed(Input::PersistFailed { batch: 0, reason }, ctx),
-        }
-    }
-}
-
-impl Handler<Drive> for ConsensusActor {
-    type Result = ();
-
-    fn handle(&mut self, _: Drive, ctx: &mut Self::Context) {
-        self.driving = false;
-        let outputs = self.core.handle(Input::Drive);
-        self.carry_out(outputs, ctx);
-    }
 }
