@@ -359,6 +359,11 @@ impl Cluster {
         self.nodes[node].restart();
     }
 
+    /// Starts a node again so that it kills itself at this point of its start, and waits for that.
+    pub fn restart_into_kill_point(&mut self, node: usize, point: &str) {
+        self.nodes[node].restart_into_kill_point(point);
+    }
+
     /// Starts nodes again that need each other, and waits until all are healthy.
     pub fn restart_together(&mut self, nodes: &[usize]) {
         for node in nodes {

@@ -21,6 +21,9 @@ fn nodes_go_and_come_back() {
     cases.case("the log of a follower is damaged", || follower_damaged(&mut cluster));
     cases.case("the log of the leader ends too early", || leader_truncated(&mut cluster));
     cases.case("the log of a node is gone", || log_gone(&mut cluster));
+    for point in ["rejoin.accepted", "rejoin.aside", "rejoin.kept"] {
+        cases.case(&format!("a log is damaged, and its node dies at {point}"), || dies_on_its_way(&mut cluster, point));
+    }
     cases.finish();
 }
 
@@ -123,7 +126,7 @@ fn stays_away(cluster: &mut Cluster) {
 
 fn follower_damaged(cluster: &mut Cluster) {
     let lost = cluster.others(cluster.leader())[0];
-    comes_back_as_another(cluster, lost, |log| {
+    comes_back_as_another(cluster, lost, None, |log| {
         // In the midst of what was written.
         let file = File::options().write(true).open(log.join("log/db")).expect("a database");
         file.write_all_at(&[0xa5; 4096], 512).expect("it can be written");
@@ -134,18 +137,25 @@ fn follower_damaged(cluster: &mut Cluster) {
 
 fn leader_truncated(cluster: &mut Cluster) {
     let lost = cluster.leader();
-    comes_back_as_another(cluster, lost, |log| {
+    comes_back_as_another(cluster, lost, None, |log| {
         fs::remove_dir_all(log.join("log")).expect("a database");
     });
 }
 
 fn log_gone(cluster: &mut Cluster) {
     let lost = cluster.others(cluster.leader())[1];
-    comes_back_as_another(cluster, lost, |log| fs::remove_dir_all(log).expect("a log"));
+    comes_back_as_another(cluster, lost, None, |log| fs::remove_dir_all(log).expect("a log"));
+}
+
+fn dies_on_its_way(cluster: &mut Cluster, point: &str) {
+    let lost = cluster.others(cluster.leader())[0];
+    comes_back_as_another(cluster, lost, Some(point), |log| {
+        fs::write(log.join("acknowledged"), b"").expect("a mark");
+    });
 }
 
 /// Kills a node, spoils its log, and shows that its host comes back with all it had as another member.
-fn comes_back_as_another(cluster: &mut Cluster, lost: usize, spoil: impl FnOnce(&Path)) {
+fn comes_back_as_another(cluster: &mut Cluster, lost: usize, dies_at: Option<&str>, spoil: impl FnOnce(&Path)) {
     cluster.revive();
     let kept = cluster.node(lost).api().create(&json!({ "env": { "KEPT": "yes" } }));
     cluster.settles();
@@ -165,6 +175,9 @@ fn comes_back_as_another(cluster: &mut Cluster, lost: usize, spoil: impl FnOnce(
         answer => Err(answer.text()),
     });
     let elsewhere = door.create(&json!({}));
+    if let Some(point) = dies_at {
+        cluster.restart_into_kill_point(lost, point);
+    }
     cluster.restart(lost);
     within_settling("reachable", || shows(&door, &kept, "running"));
     assert_eq!(cluster.host(lost), host);

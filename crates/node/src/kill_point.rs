@@ -33,9 +33,13 @@ fn asked_for(point: &str) -> bool {
     let mut wanted = wanted.lock().unwrap_or_else(PoisonError::into_inner);
     let file = FILE.get_or_init(|| std::env::var_os(FILE_VARIABLE).map(PathBuf::from));
     if let Some(file) = file {
-        let text = std::fs::read_to_string(file).unwrap_or_default();
-        if text != wanted.text {
-            *wanted = Wanted::parse(&text);
+        // A file that is not there says nothing, unless it was there and has named the point.
+        let text = std::fs::read_to_string(file).ok();
+        if text.is_some() || wanted.by_file {
+            let text = text.unwrap_or_default();
+            if text != wanted.text {
+                *wanted = Wanted { by_file: true, ..Wanted::parse(&text) };
+            }
         }
     }
     if wanted.point != point || wanted.left == 0 {
@@ -43,6 +47,7 @@ fn asked_for(point: &str) -> bool {
     }
     wanted.left -= 1;
     if wanted.left == 0
+        && wanted.by_file
         && let Some(file) = file
         && let Err(error) = std::fs::remove_file(file)
     {
@@ -57,13 +62,14 @@ struct Wanted {
     text: String,
     point: String,
     left: u32,
+    by_file: bool,
 }
 
 #[cfg(debug_assertions)]
 impl Wanted {
     fn parse(text: &str) -> Self {
         let (point, count) = text.trim().split_once(':').unwrap_or((text.trim(), "1"));
-        Self { text: text.to_owned(), point: point.to_owned(), left: count.parse().unwrap_or_default() }
+        Self { text: text.to_owned(), point: point.to_owned(), left: count.parse().unwrap_or_default(), by_file: false }
     }
 }
 
