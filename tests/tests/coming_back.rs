@@ -3,7 +3,9 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::time::Instant;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tests::machine::lives;
 use tests::{Api, Cases, Cluster, Options, within_settling};
@@ -47,6 +49,48 @@ fn a_lone_node_does_not_begin_anew_over_a_lost_log() {
     cluster.restart(0);
     assert_eq!(cluster.node(0).held().containers[&id].pid, first);
     assert_eq!(cluster.node(0).api().output(&id, &["echo", "on"]), "on");
+}
+
+#[test]
+fn a_cluster_that_destroys_on_exit_leaves_nothing_though_all_end_at_once() {
+    let mut cluster = Cluster::start_with(3, Options { flags: &["--destroy-on-exit"], ..Options::default() });
+    for node in 0..3 {
+        cluster.node(node).api().create(&json!({}));
+    }
+    cluster.settles();
+    let began = Instant::now();
+    for node in 0..3 {
+        cluster.node(node).signal(Signal::TERM);
+    }
+    for node in 0..3 {
+        assert!(cluster.sigterm(node).success(), "{}", cluster.node(node).log());
+    }
+    // Whoever ends last has no majority to tell.
+    println!("  (all ended after {:.1} s)", began.elapsed().as_secs_f64());
+    for node in 0..3 {
+        let held = cluster.node(node).held();
+        assert!(held.containers.is_empty() && held.directories.is_empty(), "{held:?}");
+    }
+    // What the map still has is gone, and is shown so once the nodes are back.
+    cluster.restart_together(&[0, 1, 2]);
+    for node in 0..3 {
+        let left = cluster.node(node).api().list("");
+        assert!(left.iter().all(|sandbox| sandbox["status"] == "error"), "{left:?}");
+    }
+    // Surely without a majority.
+    cluster.settles();
+    let last = cluster.others(cluster.leader())[0];
+    let id = cluster.node(last).api().create(&json!({}));
+    assert_eq!(cluster.owner_of(&id), last);
+    for node in cluster.others(last) {
+        cluster.kill9(node);
+    }
+    let began = Instant::now();
+    assert!(cluster.sigterm(last).success(), "{}", cluster.node(last).log());
+    println!("  (the last one ended after {:.1} s)", began.elapsed().as_secs_f64());
+    assert!(cluster.node(last).held().containers.is_empty());
+    let says = cluster.node(last).log();
+    assert!(says.contains("the map was not told of all that is destroyed here"), "{says}");
 }
 
 fn ends_in_order(cluster: &mut Cluster) {
