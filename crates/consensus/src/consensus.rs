@@ -198,8 +198,12 @@ impl Consensus {
         }
     }
 
-    /// A group of one elects itself within the call, which raft only allows once all of the log is durable.
+    /// A group of one elects itself within the call, which raft only allows once all of the log is durable. While a
+    /// snapshot waits for the disk, the entries are gone that raft would look through before it campaigns.
     fn may_campaign(&self) -> bool {
+        if self.outstanding.iter().any(|waiting| waiting.snapshot.is_some()) {
+            return false;
+        }
         let raft = &self.raw.raft;
         raft.state == StateRole::Leader
             || !raft.prs().is_singleton()
@@ -289,6 +293,9 @@ impl Consensus {
 
     fn step(&mut self, message: &Bytes) {
         let Some(message) = peer_message::read(message, self.id) else { return };
+        if message.msg_type() == MessageType::MsgTimeoutNow && !self.may_campaign() {
+            return tracing::debug!("asked to lead while a snapshot waits for the disk");
+        }
         if let Err(error) = self.raw.step(message) {
             tracing::debug!(%error, "raft refused a peer's message");
         }

@@ -199,6 +199,43 @@ fn a_follower_left_far_behind_catches_up_by_snapshot() {
     assert_eq!(late.data(), ["after"]);
 }
 
+#[test]
+fn a_follower_whose_snapshot_waits_for_the_disk_does_not_campaign() {
+    let mut cluster = Cluster::of(&[1, 2, 3]);
+    let leader = cluster.elect();
+    let late = if leader == 1 { 2 } else { 1 };
+    cluster.settle();
+    cluster.cut_off.insert(late);
+    (0..20).for_each(|proposal| cluster.member(leader).propose(proposal, "missed"));
+    cluster.settle();
+    let index = cluster.members[&leader].answered.last().unwrap().0;
+    cluster.member(leader).give(Input::Snapshot { index, data: Bytes::from_static(b"all twenty") });
+    cluster.settle();
+    cluster.cut_off.clear();
+    let installs = |member: &Member| member.disk.waiting.iter().any(|batch| batch.snapshot.is_some());
+    while !installs(&cluster.members[&late]) {
+        for (id, member) in &mut cluster.members {
+            member.give(Input::Tick);
+            if *id == late { member.drive() } else { member.settle() }
+        }
+        cluster.deliver();
+        cluster.member(late).drive();
+    }
+    // Nothing is heard any more, and the disk takes its time: longer than the patience with a leader.
+    for _ in 0..100 {
+        cluster.member(late).give(Input::Tick);
+        cluster.member(late).drive();
+    }
+    cluster.member(late).give(Input::Campaign);
+    cluster.member(late).settle();
+    assert_eq!(cluster.members[&late].snapshots_taken_over, [index]);
+    for _ in 0..40 {
+        cluster.tick();
+    }
+    cluster.elect();
+    cluster.check_agreement();
+}
+
 fn add(kind: ConfChangeType, id: u64) -> ConfChangeV2 {
     let mut one = ConfChangeSingle { node_id: id, ..ConfChangeSingle::default() };
     one.set_change_type(kind);
