@@ -115,7 +115,17 @@ impl Engine {
         })
     }
 
-    /// Run directories that have no container and none in the making.
+    /// The sandboxes of all containers that say which one they are, of whatever cluster and host.
+    async fn list_anybodys(&self) -> Result<HashSet<SandboxId>, EngineError> {
+        let filter = [ContainerListFilter::LabelKey(LABEL_SANDBOX.to_owned())];
+        let options = ContainerListOpts::builder().all(true).filter(filter).build();
+        let listed = timed("list", LIST_LIMIT, self.inner.podman.containers().list(&options)).await?;
+        let named = |container: ListContainer| container.labels?.get(LABEL_SANDBOX)?.parse().ok();
+        Ok(listed.into_iter().filter_map(named).collect())
+    }
+
+    /// Run directories that have no container and none in the making. Another host's containers keep theirs: this node
+    /// may have lost its data directory and be another one since.
     pub async fn found_leftovers(&self) -> Result<Vec<Leftover>, FindError> {
         let config = &self.inner.config;
         let mut ids = Vec::new();
@@ -130,7 +140,7 @@ impl Engine {
             }
         }
         let making: HashSet<SandboxId> = self.inner.making.lock().union(&making).copied().collect();
-        let with_container: HashSet<SandboxId> = self.list_ours().await?.into_iter().map(|found| found.id).collect();
+        let with_container = self.list_anybodys().await?;
         let mut leftovers = Vec::new();
         for id in ids.into_iter().filter(|id| !making.contains(id) && !with_container.contains(id)) {
             let mounted = is_mount_point(&RunDir::new(&config.run_dir, id).sock())?;
@@ -144,7 +154,7 @@ impl Engine {
         if self.inner.making.lock().contains(&id) {
             return Ok(());
         }
-        if self.inspect(id).await.map_err(RemoveError::Engine)?.is_some() {
+        if self.has_container(id).await.map_err(RemoveError::Engine)? {
             return Ok(());
         }
         RunDir::new(&self.inner.config.run_dir, id).remove().map_err(RemoveError::Files)

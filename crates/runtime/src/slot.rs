@@ -338,6 +338,15 @@ impl Engine {
         }
     }
 
+    /// Whether there is a container under this sandbox's name, whoever's it is.
+    pub(crate) async fn has_container(&self, id: SandboxId) -> Result<bool, EngineError> {
+        match self.inner.libpod.inspect(&container_name(id), INSPECT_LIMIT).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn turn(&self) -> Result<tokio::sync::SemaphorePermit<'_>, MakeSlotError> {
         self.inner.creates.acquire().await.map_err(|_| MakeSlotError::CutOff)
     }

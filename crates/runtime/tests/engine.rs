@@ -126,6 +126,12 @@ fn strangers_are_neither_listed_nor_touched() {
         assert!(bench.engine.adopt(id).await.expect("known").is_none());
         let error = bench.engine.remove(id).await.expect_err("not ours");
         assert!(matches!(error, runtime::RemoveError::Foreign), "{error:?}");
+        // Nor its files, though they are in our directory: that may have been another node's before.
+        let files = bench.run_dir().join("sandboxes").join(id.as_str());
+        fs::create_dir_all(&files).expect("a directory");
+        assert_eq!(bench.engine.found_leftovers().await.expect("known"), []);
+        bench.engine.sweep(id).await.expect("nothing to do");
+        assert!(files.exists(), "its files are gone");
         let still = podman(&["container", "exists", &name]);
         podman(&["rm", "-f", &name]);
         assert!(still.status.success(), "it was touched");
