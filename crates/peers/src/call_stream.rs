@@ -210,7 +210,7 @@ fn lost(error: LinkError) -> CallError {
 
 /// Writes a frame, unless an answer is there first.
 async fn write(connection: &mut Connection, frame: call_frame::Frame) -> Result<Sent, LinkError> {
-    let Connection { reader, writer } = connection;
+    let Connection { reader, writer, .. } = connection;
     writer.push(&CallFrame { frame: Some(frame) });
     let failed = tokio::select! {
         biased;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -211,17 +212,22 @@ impl Pool {
         Ok(connection)
     }
 
-    /// The connection that was used last, if the other side has not closed it.
+    /// The connection that was used last, if the other side has not closed it. One that was made on this thread: on
+    /// another's, each answer would wake that thread first. Only where many are kept already, any.
     fn take_idle(&self) -> Option<Connection> {
+        let here = thread::current().id();
         let mut idle = self.idle.lock();
         self.drop_expired(&mut idle);
-        while let Some(Idle { mut connection, .. }) = idle.pop() {
+        loop {
+            let own = idle.iter().rposition(|kept| kept.connection.made_on == here);
+            let many = idle.len() * 2 >= self.config.idle_connections_max;
+            let at = own.or_else(|| idle.len().checked_sub(1).filter(|_| many))?;
+            let mut connection = idle.remove(at).connection;
             if connection.reader.is_quiet() {
                 return Some(connection);
             }
             self.stale.fetch_add(1, Ordering::Relaxed);
         }
-        None
     }
 
     /// Keeps a connection whose call is over.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::task::{Context, Waker};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -26,6 +27,8 @@ const KEPT_BYTES_MAX: usize = 512 << 10;
 pub(crate) struct Connection {
     pub(crate) reader: FrameReader,
     pub(crate) writer: FrameWriter,
+    /// The thread whose runtime watches the socket: any other one is woken by way of it.
+    pub(crate) made_on: ThreadId,
 }
 
 impl Connection {
@@ -34,6 +37,7 @@ impl Connection {
         Self {
             reader: FrameReader::new(read),
             writer: FrameWriter { half: write, out: BytesMut::new(), swollen: false },
+            made_on: thread::current().id(),
         }
     }
 }

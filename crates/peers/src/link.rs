@@ -250,7 +250,7 @@ impl Worker {
     }
 
     async fn serve(&self, connection: Connection) -> Result<(), LinkError> {
-        let Connection { reader, writer } = connection;
+        let Connection { reader, writer, .. } = connection;
         tokio::select! {
             ended = self.listen(reader) => ended,
             error = self.write(writer) => Err(error),

@@ -27,6 +27,35 @@ async fn calls_go_over_one_kept_connection() {
 }
 
 #[tokio::test]
+async fn each_thread_keeps_connections_of_its_own() {
+    let (_one, _two, caller) = pair(&Cluster::new("c1")).await;
+    // Both threads' runtimes live until the end, as a node's do: with one end the connections that it watches.
+    let (ask, asked) = tokio::sync::mpsc::unbounded_channel::<tokio::sync::oneshot::Sender<()>>();
+    let other = std::thread::spawn({
+        let (caller, mut asked) = (caller.clone(), asked);
+        move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                while let Some(done) = asked.recv().await {
+                    stat_over(&caller, "/there").await.unwrap();
+                    done.send(()).unwrap();
+                }
+            });
+        }
+    });
+    for _ in 0..3 {
+        stat_over(&caller, "/here").await.unwrap();
+        let (done, told) = tokio::sync::oneshot::channel();
+        ask.send(done).unwrap();
+        soon("the other thread's call", told).await.unwrap();
+    }
+    let counters = caller.counters();
+    assert_eq!((counters.calls, counters.dials, counters.reused, counters.idle), (6, 2, 4, 2));
+    drop(ask);
+    other.join().unwrap();
+}
+
+#[tokio::test]
 async fn an_exec_brings_both_streams_and_its_end() {
     let (_one, _two, caller) = pair(&Cluster::new("c1")).await;
     let mut call = caller.call(exec(&["echo", "a"])).await.unwrap();
