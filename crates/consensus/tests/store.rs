@@ -311,8 +311,8 @@ fn damage_anywhere_is_refused_or_harmless_but_never_another_state() {
                 assert_eq!(recovered, expected, "a flip at {at} made another state");
                 harmless += 1;
             }
-            Err(OpenError::Locked(_) | OpenError::UnknownFormat { .. }) => panic!("a flip at {at} is misnamed"),
-            Err(_) => refused += 1,
+            Err(error) if error.is_lost() => refused += 1,
+            Err(error) => panic!("a flip at {at} is misnamed: {error:?}"),
         }
     }
     assert!(refused > 0, "{harmless} flips harmless, none refused");
@@ -324,10 +324,49 @@ fn damage_anywhere_is_refused_or_harmless_but_never_another_state() {
         file.set_len(end.saturating_sub(lost)).unwrap();
         match Store::open(copy.path()) {
             Ok((_, recovered)) => assert_eq!(recovered, expected, "{lost} bytes cut off made another state"),
-            Err(OpenError::Truncated { acknowledged: 6, .. } | OpenError::Damaged(_) | OpenError::Io(_)) => {}
+            Err(OpenError::Truncated { acknowledged: 6, .. } | OpenError::Damaged(_)) => {}
+            Err(OpenError::Io(error)) if OpenError::is_lost(&OpenError::Io(error.kind().into())) => {}
             Err(other) => panic!("{lost} bytes cut off: {other:?}"),
         }
     }
+
+    // What the database keeps beside its file.
+    for beside in fs::read_dir(dir.path().join("log")).unwrap() {
+        let name = PathBuf::from("log").join(beside.unwrap().file_name());
+        let bytes = fs::read(dir.path().join(&name)).unwrap_or_default();
+        for at in (0..bytes.len()).step_by((bytes.len() / 10).max(1)).filter(|_| !name.ends_with("db")) {
+            let copy = killed(dir.path());
+            let mut spoilt = bytes.clone();
+            spoilt[at] ^= 0x10;
+            fs::write(copy.path().join(&name), spoilt).unwrap();
+            match Store::open(copy.path()) {
+                Ok((_, recovered)) => assert_eq!(recovered, expected, "a flip at {at} of {name:?} made another state"),
+                Err(error) => assert!(error.is_lost(), "a flip at {at} of {name:?}: {error:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_store_that_is_gone_is_not_made_again() {
+    let (dir, store) = written(&[first()]);
+    drop(store);
+    assert_eq!(Store::open_existing(dir.path()).map(|(_, recovered)| recovered).unwrap(), folded(&[first()]));
+    for gone in ["", "acknowledged"] {
+        let copy = killed(dir.path());
+        let path = copy.path().join(gone);
+        if path.is_dir() {
+            fs::remove_dir_all(path).unwrap()
+        } else {
+            fs::remove_file(path).unwrap()
+        }
+        let refused = Store::open_existing(copy.path()).err().unwrap();
+        assert!(matches!(refused, OpenError::Missing(_)) && refused.is_lost(), "{refused:?}");
+        assert!(!copy.path().join("acknowledged").exists(), "it was made again");
+    }
+    let (store, _) = Store::open_existing(dir.path()).unwrap();
+    assert!(!Store::open_existing(dir.path()).err().unwrap().is_lost(), "it is only open elsewhere");
+    drop(store);
 }
 
 #[test]
