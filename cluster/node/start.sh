@@ -35,6 +35,9 @@ for type in proc sysfs; do
     mount -t "$type" -o nosuid,nodev,noexec "$type" "/run/whole/$type"
 done
 
+# Docker shows these read-only too, though they are of the container's own network alone: bridges for sandboxes need them.
+mount --bind /run/whole/proc/sys/net /proc/sys/net
+
 # The image that a sandbox gets when it names none; again when the container's own is another one.
 digest=$(cat /usr/share/warren/sandbox.digest)
 label=io.warren.recipe
