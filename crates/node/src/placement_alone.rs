@@ -98,3 +98,53 @@ impl PlacementAlone {
         Ok(self.view.placement().get(id).map(|record| record.place.clone()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use types::Timestamp;
+    use warren_core::placement::{COMMANDS_KNOWN, Command, Kind, Presence, Refusal, encode};
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_proposed_that_a_member_would_stop_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = NodeConfig { data_dir: dir.path().to_owned(), ..NodeConfig::default() };
+        actix::System::new().block_on(async {
+            let (node, _ended) = PlacementAlone::start(&config).await.unwrap();
+            let (me, incarnation) = node.owner();
+            let commit = async |kind| node.commit(&encode(&Command { time: Timestamp(1), kind })).await.unwrap();
+            let other = HostId::new("n2");
+            let up = |incarnation, commands| Kind::NodeUp {
+                host: HostId::new("n2"),
+                incarnation: Incarnation(incarnation),
+                presence: Presence { member: 2, commands, ..Presence::default() },
+            };
+            let restarting = || Kind::NodeRestarting { host: me.clone(), incarnation, for_ms: 1 };
+            assert_eq!(commit(up(1, 2)).await, Outcome::NodeUp);
+            let lags = Outcome::Refused(Refusal::MemberLags { host: other });
+            assert_eq!(commit(restarting()).await, lags, "and it is not in the log");
+            assert_eq!(commit(up(2, COMMANDS_KNOWN)).await, Outcome::NodeUp, "the other one was upgraded");
+            assert_eq!(commit(restarting()).await, Outcome::NodeRestarting);
+        });
+    }
+
+    #[test]
+    fn a_node_stops_when_another_process_lives_its_life() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = NodeConfig { data_dir: dir.path().to_owned(), ..NodeConfig::default() };
+        actix::System::new().block_on(async {
+            let (node, mut ended) = PlacementAlone::start(&config).await.unwrap();
+            let (host, incarnation) = node.owner();
+            // What a copy of its directory would say elsewhere.
+            let kind = Kind::NodeUp { host, incarnation: incarnation.next(), presence: Presence::default() };
+            assert!(node.commit(&encode(&Command { time: Timestamp(1), kind })).await.is_err());
+            match ended.recv().await {
+                Some(ExitReason::ConsensusStopped(why)) => {
+                    assert!(why.contains("its data directory was copied"), "{why}")
+                }
+                other => panic!("{other:?}"),
+            }
+        });
+    }
+}
