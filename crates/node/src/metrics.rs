@@ -256,6 +256,20 @@ mod tests {
         line.unwrap_or_else(|| panic!("no {sample} in {text}")).parse().unwrap()
     }
 
+    #[test]
+    fn only_an_address_that_was_asked_for_has_to_be_free() {
+        // Where it fails, somebody else holds it: as good.
+        let _holds_it = TcpListener::bind(crate::config::METRICS_LISTEN);
+        assert!(bind(MetricsListen::Default).unwrap().is_none());
+        assert!(bind(MetricsListen::Off).unwrap().is_none());
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let asked_for = MetricsListen::At(taken.local_addr().unwrap());
+        let error = format!("{:#}", bind(asked_for).unwrap_err());
+        assert!(error.starts_with("metrics_listen: cannot bind 127.0.0.1:"), "{error}");
+        drop(taken);
+        assert!(bind(asked_for).unwrap().is_some());
+    }
+
     #[tokio::test]
     async fn labels_are_escaped_and_every_family_is_there_once() {
         let view = view(&["two\"lines\nand \\"]);
