@@ -45,6 +45,19 @@ pub fn first_line_of_errors(program: &str, argument: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or_default().trim().to_owned())
 }
 
+/// The commit of this checkout, to stand behind a version; nothing where git does not know it.
+pub fn commit() -> String {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(["-C", env!("CARGO_MANIFEST_DIR")]).args(arguments).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    match (git(&["rev-parse", "--short=12", "HEAD"]), git(&["status", "--porcelain", "--untracked-files=no"])) {
+        (Some(commit), Some(changes)) if changes.is_empty() => format!(" ({commit})"),
+        (Some(commit), _) => format!(" ({commit} with changes)"),
+        _ => String::new(),
+    }
+}
+
 /// Load average of the last minute.
 pub fn load() -> Result<f64> {
     let text = fs::read_to_string("/proc/loadavg")?;

@@ -129,61 +129,78 @@ fn main() -> Result<ExitCode> {
         Some(Role::Member(member)) => return member::serve(member).map(|()| ExitCode::SUCCESS),
         None => {}
     }
-    let sections = run(&arguments)?;
+    let mut sections = Vec::new();
+    let outcome = run(&arguments, &mut sections);
+    // Also where a part failed: what the others said stands.
     let report: Vec<_> = sections.iter().map(Section::text).collect();
     let report = report.join("\n");
     if let Some(out) = &arguments.out {
         std::fs::write(out, &report).with_context(|| format!("cannot write {}", out.display()))?;
     }
     println!("{report}");
+    outcome?;
     let missed = sections.iter().any(Section::failed);
     Ok(if missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 impl Arguments {
+    fn rounds(&self) -> usize {
+        self.n.max(1)
+    }
+
     fn wants(&self, part: Part) -> bool {
         self.what.is_empty() || self.what.contains(&part)
     }
 }
 
-fn run(arguments: &Arguments) -> Result<Vec<Section>> {
+fn run(arguments: &Arguments, sections: &mut Vec<Section>) -> Result<()> {
     let stop = Stop::catch()?;
     let load_before = host::load()?;
     let places = Places::make()?;
-    let mut sections = vec![Section::new("What was measured on")];
+    sections.push(Section::new("What was measured on"));
     if [Part::P3, Part::P4, Part::Cost].into_iter().any(|part| arguments.wants(part)) {
-        one_node(arguments, &places, &stop, &mut sections)?;
+        one_node(arguments, &places, &stop, sections)?;
     }
     if [Part::P6, Part::P7].into_iter().any(|part| arguments.wants(part)) {
-        three_logs(arguments, &places, &stop, &mut sections)?;
+        three_logs(arguments, &places, &stop, sections)?;
     }
     if [Part::P3x3, Part::P8, Part::R4].into_iter().any(|part| arguments.wants(part)) {
-        three_nodes(arguments, &places, &stop, &mut sections)?;
+        three_nodes(arguments, &places, &stop, sections)?;
     }
-    facts(&places, load_before, &mut sections[0])?;
-    Ok(sections)
+    facts(&places, load_before, &mut sections[0])
+}
+
+/// Measures one part, and notes how busy the machine was meanwhile.
+fn part(sections: &mut Vec<Section>, what: &str, measure: impl FnOnce() -> Result<Section>) -> Result<()> {
+    eprintln!("{what}");
+    let before = host::load()?;
+    let mut section = measure().with_context(|| what.to_owned())?;
+    section.line(&format!("Load average when this part began {before:.2}, when it ended {:.2}.", host::load()?));
+    sections.push(section);
+    Ok(())
 }
 
 /// What one node can show.
 fn one_node(arguments: &Arguments, places: &Places, stop: &Stop, sections: &mut Vec<Section>) -> Result<()> {
     let mut node = Node::start(places, arguments.pool_size)?;
     let mut podman = Podman::start(places, &node.runtime, node.seccomp_profile())?;
-    let rounds = arguments.n.max(1);
+    let rounds = arguments.rounds();
     if arguments.wants(Part::P3) {
-        eprintln!("P3: {rounds} rounds");
         let mut commits = Commits::open(&places.home.join("log"))?;
-        sections.push(claim::measure(&mut node, &mut podman, &mut commits, rounds, stop)?);
+        let measure = || claim::measure(&mut node, &mut podman, &mut commits, rounds, stop);
+        part(sections, &format!("P3: {rounds} rounds"), measure)?;
     }
     if arguments.wants(Part::P4) {
         for image in [TINY_IMAGE, DEFAULT_IMAGE] {
-            eprintln!("P4: {rounds} rounds with the engine, {} with the floor, {image}", rounds * exec::FLOOR_ROUNDS);
-            sections.push(exec::measure(&mut node, &mut podman, image, rounds, stop)?);
+            let what =
+                format!("P4: {rounds} rounds with the engine, {} with the floor, {image}", rounds * exec::FLOOR_ROUNDS);
+            part(sections, &what, || exec::measure(&mut node, &mut podman, image, rounds, stop))?;
         }
     }
     if arguments.wants(Part::Cost) {
         if host::first_line("strace", "--version").is_ok() || arguments.what.contains(&Part::Cost) {
-            eprintln!("counting");
-            sections.push(cost::count_all(&mut node, &mut podman, &places.home.join("traces"), stop)?);
+            let scratch = places.home.join("traces");
+            part(sections, "counting", || cost::count_all(&mut node, &mut podman, &scratch, stop))?;
         } else {
             eprintln!("nothing is counted: strace is not installed");
         }
@@ -194,13 +211,13 @@ fn one_node(arguments: &Arguments, places: &Places, stop: &Stop, sections: &mut 
 /// What three members of a log can show.
 fn three_logs(arguments: &Arguments, places: &Places, stop: &Stop, sections: &mut Vec<Section>) -> Result<()> {
     let contest = Contest::start(&places.home.join("contest"))?;
+    let rounds = arguments.rounds();
     if arguments.wants(Part::P6) {
-        eprintln!("P6: {} rounds", arguments.n);
-        sections.push(contest.commits(arguments.n, &places.home.join("traces"), stop)?);
+        let scratch = places.home.join("traces");
+        part(sections, &format!("P6: {rounds} rounds"), || contest.commits(rounds, &scratch, stop))?;
     }
     if arguments.wants(Part::P7) {
-        eprintln!("P7: {} rounds", arguments.n);
-        sections.push(contest.reads(arguments.n, stop)?);
+        part(sections, &format!("P7: {rounds} rounds"), || contest.reads(rounds, stop))?;
     }
     Ok(())
 }
@@ -208,23 +225,24 @@ fn three_logs(arguments: &Arguments, places: &Places, stop: &Stop, sections: &mu
 /// What three nodes can show.
 fn three_nodes(arguments: &Arguments, places: &Places, stop: &Stop, sections: &mut Vec<Section>) -> Result<()> {
     let mut cluster = Cluster::start(places, POOL_OF_THREE)?;
+    let rounds = arguments.rounds();
     if arguments.wants(Part::P3x3) || arguments.wants(Part::P8) {
         let mut podman = Podman::start(places, &cluster.nodes[0].runtime, cluster.nodes[0].seccomp_profile())?;
         if arguments.wants(Part::P3x3) {
-            let rounds = arguments.n.div_ceil(ROUNDS_PER_CLAIM);
-            eprintln!("P3 on three nodes: {rounds} rounds");
+            let rounds = rounds.div_ceil(ROUNDS_PER_CLAIM);
             let log = Trio::ours(&places.home.join("log-of-three"))?;
-            sections.push(claim_three::measure(&mut cluster, &mut podman, &log, rounds, stop)?);
+            let measure = || claim_three::measure(&mut cluster, &mut podman, &log, rounds, stop);
+            part(sections, &format!("P3 on three nodes: {rounds} rounds"), measure)?;
         }
         if arguments.wants(Part::P8) {
-            eprintln!("P8: {} rounds", arguments.n);
-            sections.push(hop::measure(&mut cluster, &mut podman, &places.home.join("nginx"), arguments.n, stop)?);
+            let scratch = places.home.join("nginx");
+            let measure = || hop::measure(&mut cluster, &mut podman, &scratch, rounds, stop);
+            part(sections, &format!("P8: {rounds} rounds"), measure)?;
         }
     }
     if arguments.wants(Part::R4) {
-        let kills = arguments.n.div_ceil(ROUNDS_PER_KILL).max(failover::KILLS_MIN);
-        eprintln!("R4: {kills} kills");
-        sections.push(failover::measure(&mut cluster, kills, stop)?);
+        let kills = rounds.div_ceil(ROUNDS_PER_KILL).max(failover::KILLS_MIN);
+        part(sections, &format!("R4: {kills} kills"), || failover::measure(&mut cluster, kills, stop))?;
     }
     Ok(())
 }
@@ -232,8 +250,9 @@ fn three_nodes(arguments: &Arguments, places: &Places, stop: &Stop, sections: &m
 fn facts(places: &Places, load_before: f64, section: &mut Section) -> Result<()> {
     let host = Host::look()?;
     section.line(&format!(
-        "{}; {}; {}; Linux {}; {}; log on {}; load average before {load_before:.2}, after {:.2}.",
+        "{}{}; {}; {}; Linux {}; {}; log on {}; load average before {load_before:.2}, after {:.2}.",
         host::first_line(&places.warren.to_string_lossy(), "--version")?,
+        host::commit(),
         host.podman,
         host::first_line("runc", "--version")?,
         host.kernel,
