@@ -101,9 +101,9 @@ pub enum DataDirError {
         /// The log's directory.
         dir: PathBuf,
         /// Whose it is.
-        found: Bearer,
+        found: Box<Bearer>,
         /// Who wants it.
-        wanted: Bearer,
+        wanted: Box<Bearer>,
     },
 }
 

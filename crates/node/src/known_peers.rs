@@ -85,7 +85,7 @@ mod tests {
         }
         peers.follow(&me, &map);
         let expected = ToldOf { host: HostId::new("b"), member: 2, peer_address: "b:1".to_owned() };
-        assert_eq!(read(dir.path()).unwrap(), [expected.clone()]);
+        assert_eq!(read(dir.path()).unwrap(), std::slice::from_ref(&expected));
         // The log is lost: nobody is known from it, and nobody is forgotten.
         KnownPeers::new(dir.path(), vec![expected.clone()]).follow(&me, &Placement::default());
         assert_eq!(read(dir.path()).unwrap(), [expected]);

@@ -119,7 +119,8 @@ fn open_as_it_is(dir: &Path, identity: &mut Identity) -> anyhow::Result<Result<O
             // It may have been copied with the directory around it or without; whoever votes with another's log votes
             // for what it never saw.
             Ok(found) => {
-                bail!(DataDirError::OtherLog { dir: dir.to_owned(), found, wanted: identity.bearer() });
+                let (found, wanted) = (found.into(), identity.bearer().into());
+                bail!(DataDirError::OtherLog { dir: dir.to_owned(), found, wanted });
             }
             Err(error) => return Ok(Err(format!("{BEARER} is damaged: {error}"))),
         },

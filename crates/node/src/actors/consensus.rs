@@ -394,8 +394,6 @@ impl ConsensusActor {
     }
 }
 
-/// Whoever skipped what it does not know would have another map than the others: so the node stops.
-
 /// Two processes with one identity would both act for the same sandboxes: the one that learns of the other stops.
 fn two_of_one(host: &HostId, incarnation: Incarnation) -> String {
     format!(
@@ -404,6 +402,7 @@ fn two_of_one(host: &HostId, incarnation: Incarnation) -> String {
     )
 }
 
+/// Whoever skipped what it does not know would have another map than the others: so the node stops.
 fn not_for_this_version(what: &str, error: &DecodeError) -> String {
     format!(
         "{what} holds what this version of Warren (commands up to {COMMANDS_KNOWN}) does not know: {error}; start this \

@@ -396,8 +396,7 @@ fn an_owner_that_dies_leaves_the_outcome_unknown_and_is_then_not_there() {
 fn a_sandbox_is_taken_over_although_it_is_placed_elsewhere() {
     local(async {
         let pair = Pair::new().await;
-        let elsewhere = || Placed::Elsewhere { owner: HostId::new("h9"), generation: GENERATION };
-        *pair.placed.lock() = elsewhere();
+        *pair.placed.lock() = Placed::Elsewhere { owner: HostId::new("h9"), generation: GENERATION };
         assert_eq!(pair.remote.take_over(id(), GENERATION).await, Ok(()));
         assert_eq!(*pair.script.asked.lock(), [format!("take_over {} {GENERATION}", id())]);
         let refusal = WarrenError::new(ErrorCode::NoCapacity, "full");
