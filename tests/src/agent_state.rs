@@ -24,11 +24,11 @@ pub enum AgentState {
     Active,
 }
 
-/// Asks the agent whose socket is in this directory: how it is, and which sandbox it was prepared for.
+/// Asks the agent whose socket is in this directory.
 ///
 /// # Errors
 /// It does not answer, or with something else.
-pub fn ask(socket_dir: &Path) -> io::Result<(AgentState, String)> {
+pub fn ask(socket_dir: &Path) -> io::Result<AgentState> {
     let mut stream = UnixStream::connect(socket_dir.join("sock"))?;
     stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
     let request = Request { generation: 0, operation: Some(request::Operation::Hello(Hello {})) };
@@ -43,13 +43,12 @@ pub fn ask(socket_dir: &Path) -> io::Result<(AgentState, String)> {
             let Some(agent_frame::Frame::Hello(hello)) = frame.frame else {
                 return Err(io::Error::other(format!("not a greeting: {frame:?}")));
             };
-            let state = match hello.state() {
-                SandboxState::Bare => AgentState::Bare,
-                SandboxState::Reserved => AgentState::Prepared,
-                SandboxState::Active => AgentState::Active,
-                SandboxState::Unspecified => return Err(io::Error::other("a greeting without a state")),
+            return match hello.state() {
+                SandboxState::Bare => Ok(AgentState::Bare),
+                SandboxState::Reserved => Ok(AgentState::Prepared),
+                SandboxState::Active => Ok(AgentState::Active),
+                SandboxState::Unspecified => Err(io::Error::other("a greeting without a state")),
             };
-            return Ok((state, hello.sandbox_id));
         }
         let length = stream.read(&mut piece)?;
         if length == 0 {

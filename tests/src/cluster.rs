@@ -26,7 +26,7 @@ const PEER_PORTS: std::ops::Range<u16> = 20_000..30_000;
 const PEER_PORT_ON_A_HOST: u16 = 7701;
 
 /// Machines of tests are named by this and the pid of their process.
-const MACHINE_PREFIX: &str = "tests";
+const MACHINE_PREFIX: &str = "te";
 
 /// Voters of a cluster that has enough nodes.
 const VOTERS: usize = 3;
@@ -81,27 +81,22 @@ impl Cluster {
         cluster
     }
 
-    /// Starts so many nodes, each on a host of its own.
+    /// Starts nodes of these kinds, each on a host of its own. `alone`: the test uses the machine's cores, so no other
+    /// such cluster is there meanwhile; else it mostly waits.
     ///
     /// # Errors
     /// This machine can not be made into several hosts, and why.
-    pub fn on_hosts(size: usize) -> Result<Self, String> {
-        Self::on_hosts_with(&vec![Options::default(); size])
-    }
-
-    /// The same, with a node of each of these kinds.
-    ///
-    /// # Errors
-    /// As [`Cluster::on_hosts`].
     ///
     /// # Panics
     /// They do not become a cluster.
-    pub fn on_hosts_with(options: &[Options]) -> Result<Self, String> {
-        let turn = serial::take_turn_on_hosts();
+    pub fn on_hosts(options: &[Options], alone: bool) -> Result<Self, String> {
+        let turn = serial::take_turn_on_hosts(alone);
         for taken in hosts::sweep(MACHINE_PREFIX).map_err(|error| format!("{error:#}"))? {
             eprintln!("taken away, left by a run that was killed: {taken}");
         }
-        let machine = Machine::new(&format!("{MACHINE_PREFIX}{}", std::process::id()));
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let machine = Machine::new(&format!("{MACHINE_PREFIX}{}x{number}", std::process::id()));
         let machine = machine.map_err(|error| format!("{error:#}"))?;
         // Whatever hinders hosts hinders the first.
         machine.add_host("n0").map_err(|error| format!("{error:#}"))?;

@@ -46,6 +46,8 @@ pub struct Container {
     pub running: bool,
     /// Its first process, or 0.
     pub pid: u32,
+    /// That of its first process, as the kernel writes it.
+    pub mount_namespace: Option<String>,
 }
 
 /// All containers of a cluster.
@@ -56,12 +58,17 @@ pub fn containers_of(cluster: &str) -> Vec<Container> {
     let listed: Vec<Value> = if text.is_empty() { Vec::new() } else { parsed(&text) };
     listed
         .iter()
-        .map(|container| Container {
-            id: container["Id"].as_str().unwrap_or_default().to_owned(),
-            sandbox: container["Labels"]["warren.sandbox"].as_str().unwrap_or_default().to_owned(),
-            host: container["Labels"]["warren.node"].as_str().unwrap_or_default().to_owned(),
-            running: container["State"] == "running",
-            pid: container["Pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default(),
+        .map(|container| {
+            let pid = container["Pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default();
+            let namespace = std::fs::read_link(format!("/proc/{pid}/ns/mnt"));
+            Container {
+                id: container["Id"].as_str().unwrap_or_default().to_owned(),
+                sandbox: container["Labels"]["warren.sandbox"].as_str().unwrap_or_default().to_owned(),
+                host: container["Labels"]["warren.node"].as_str().unwrap_or_default().to_owned(),
+                running: container["State"] == "running",
+                pid,
+                mount_namespace: namespace.ok().map(|namespace| namespace.display().to_string()),
+            }
         })
         .collect()
 }

@@ -20,6 +20,7 @@ mod running;
 pub mod serial;
 pub mod strangers;
 pub mod wait;
+pub mod witness;
 
 pub use api::{Api, Ran};
 pub use cases::Cases;
@@ -30,3 +31,4 @@ pub use load::Load;
 pub use machine::Held;
 pub use node::{Node, Options};
 pub use wait::{within, within_settling};
+pub use witness::Witness;

@@ -62,32 +62,45 @@ impl Held {
     fn look(identity: &Identity, run_dir: &Path, whole_host: bool) -> Self {
         let (own, others): (Vec<_>, Vec<_>) =
             containers_of(&identity.cluster).into_iter().partition(|container| container.host == identity.host);
+        let containers: BTreeMap<_, _> =
+            own.into_iter().map(|container| (container.sandbox.clone(), container)).collect();
         let sandboxes = run_dir.join("sandboxes");
-        // What was placed again keeps its id and has another's slot: only its agent says whose it is.
-        let mut owners: BTreeMap<String, String> = BTreeMap::new();
-        let mut agents = BTreeMap::new();
-        for slot in own.iter().filter(|container| container.running).map(|container| &container.sandbox) {
-            let said = agent_state::ask(&sandboxes.join(slot).join("sock")).map_err(|error| error.to_string());
-            if let Ok((AgentState::Active, sandbox)) = &said
-                && own.iter().all(|container| container.sandbox != *sandbox)
-            {
-                owners.insert(slot.clone(), sandbox.clone());
-            }
-            agents.insert(slot.clone(), said.map(|(state, _)| state));
-        }
-        let owner = |slot: String| owners.get(&slot).cloned().unwrap_or(slot);
+        let agents = containers
+            .values()
+            .filter(|container| container.running)
+            .map(|container| {
+                let state = agent_state::ask(&sandboxes.join(&container.sandbox).join("sock"));
+                (container.sandbox.clone(), state.map_err(|error| error.to_string()))
+            })
+            .collect();
         Self {
-            agents: agents.into_iter().map(|(slot, said)| (owner(slot), said)).collect(),
-            mounts: mounts_below(&sandboxes)
-                .iter()
-                .filter_map(|point| first_below(point, &sandboxes))
-                .map(owner)
-                .collect(),
-            directories: entries(&sandboxes).filter_map(|path| first_below(&path, &sandboxes)).map(owner).collect(),
+            agents,
+            mounts: mounts_below(&sandboxes).iter().filter_map(|point| first_below(point, &sandboxes)).collect(),
+            directories: entries(&sandboxes).filter_map(|path| first_below(&path, &sandboxes)).collect(),
             cgroups: containers_with_cgroup(identity),
             processes: processes_of(identity, run_dir, whole_host),
             others: others.into_iter().map(|container| container.sandbox).collect(),
-            containers: own.into_iter().map(|container| (owner(container.sandbox.clone()), container)).collect(),
+            containers,
+        }
+    }
+
+    /// What is in the container with this mount namespace is this sandbox's: one that was placed again has another's
+    /// slot.
+    pub(crate) fn rename(&mut self, mount_namespace: &str, sandbox: &str) {
+        let is_it = |container: &&Container| container.mount_namespace.as_deref() == Some(mount_namespace);
+        let Some(slot) = self.containers.values().find(is_it).map(|container| container.sandbox.clone()) else {
+            return;
+        };
+        if let Some(container) = self.containers.remove(&slot) {
+            self.containers.insert(sandbox.to_owned(), container);
+        }
+        if let Some(state) = self.agents.remove(&slot) {
+            self.agents.insert(sandbox.to_owned(), state);
+        }
+        for those in [&mut self.mounts, &mut self.directories] {
+            if those.remove(&slot) {
+                those.insert(sandbox.to_owned());
+            }
         }
     }
 
@@ -116,8 +129,11 @@ impl Held {
         if slots.len() != pool {
             wrong.push(format!("{} containers beside the sandboxes, not {pool}: {slots:?}", slots.len()));
         }
+        // After a reboot of its host, one that does not run gets both at its start.
+        let needs = |id: &&String| self.containers.get(*id).is_some_and(|container| container.running);
         for (what, those) in [("mount", &self.mounts), ("directory", &self.directories)] {
-            wrong.extend(here.difference(those).map(|id| format!("container {id} has no {what}")));
+            let missing = here.difference(those).filter(needs);
+            wrong.extend(missing.map(|id| format!("container {id} has no {what}")));
             wrong.extend(those.difference(&here).map(|id| format!("{what} of {id}, which has no container")));
         }
         for id in slots {
@@ -283,6 +299,7 @@ mod tests {
             host: "here".to_owned(),
             running: true,
             pid: 1,
+            mount_namespace: None,
         };
         Held {
             containers: [("a".to_owned(), container("a", '1')), ("b".to_owned(), container("b", '2'))].into(),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use hosts::Host;
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::api::{Api, id_of};
 use crate::engine::{BUSYBOX, binaries, need_image, target};
@@ -382,7 +382,15 @@ impl Node {
         let me = self.identity().host;
         let mine = shown.iter().filter(|sandbox| sandbox["node"] == *me && sandbox["status"] != "error");
         let placed: BTreeSet<String> = mine.map(id_of).collect();
-        let held = self.held();
+        let mut held = self.held();
+        let again = shown.iter().filter(|sandbox| sandbox["node"] == *me && sandbox["status"] == "running");
+        for id in again.filter(|sandbox| sandbox["generation"] != 1).map(id_of) {
+            let body = json!({ "cmd": ["readlink", "/proc/self/ns/mnt"] });
+            let ran = self.api.call("POST", &format!("/sandboxes/{id}/exec")).json(&body).send();
+            if let Some(namespace) = ran.ok().filter(|ran| ran.status == 200).map(|ran| ran.json()["stdout"].clone()) {
+                held.rename(namespace.as_str().unwrap_or_default().trim(), &id);
+            }
+        }
         let mut wrong = held.differences(&placed, self.options.pool);
         if store_is_its_own {
             wrong.extend(held.others.iter().map(|id| format!("container {id} is another node's")));

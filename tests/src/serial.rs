@@ -17,14 +17,21 @@ pub fn take_turn() -> File {
     locked(LOCK)
 }
 
-/// Waits for the turn of a cluster on hosts of its own.
+/// Waits for the turn of a cluster on hosts of its own: alone, or with others that leave the machine's cores idle too.
 #[must_use]
-pub fn take_turn_on_hosts() -> File {
-    locked(HOSTS_LOCK)
+pub fn take_turn_on_hosts(alone: bool) -> File {
+    let lock = made(HOSTS_LOCK);
+    let taken = if alone { lock.lock() } else { lock.lock_shared() };
+    taken.unwrap_or_else(|error| panic!("{HOSTS_LOCK}: {error}"));
+    lock
 }
 
 fn locked(path: &str) -> File {
-    let lock = File::create(path).unwrap_or_else(|error| panic!("{path}: {error}; the tests need root"));
+    let lock = made(path);
     lock.lock().unwrap_or_else(|error| panic!("{path}: {error}"));
     lock
+}
+
+fn made(path: &str) -> File {
+    File::create(path).unwrap_or_else(|error| panic!("{path}: {error}; the tests need root"))
 }

@@ -14,21 +14,23 @@ use runtime::{Engine, ImageFacts, ResolveError};
 use tokio::sync::oneshot;
 use types::node::{NodeHealth, NodeInfo};
 use types::{
-    CreateRequest, ErrorCode, ExecOutcome, ExecRequest, FileEntry, Generation, HostId, NetworkMode, OnNodeLoss,
-    Resources, Sandbox, SandboxId, SandboxSpec, Status, WarrenError,
+    CreateRequest, ErrorCode, ExecOutcome, ExecRequest, FileEntry, Generation, HostId, IdempotencyKey, NetworkMode,
+    OnNodeLoss, Resources, Sandbox, SandboxId, SandboxSpec, Status, WarrenError,
 };
 use warren_core::lifecycle::{Answer, CreatePlan, Input, Ticket};
 use warren_core::placement::{Command, DestroyReason, Kind, Outcome, Record};
+use warren_core::scheduler::{AskedImage, Refusal};
 use warren_core::wiring::{self, Message};
 
 use crate::actors::consensus::{Barrier, ConsensusActor, ProposeAndTell};
 use crate::actors::follower::{Deliver, Follower};
-use crate::actors::scheduler::{Schedule, Scheduler};
+use crate::actors::scheduler::{Elsewhere, Schedule, Scheduler};
 use crate::agent_words::{exec_error, exec_outcome, exec_request, file_entry, file_error, write_error};
 use crate::answer_calls::Placed;
 use crate::answers::{Answers, Waiter};
 use crate::config::NodeConfig;
 use crate::engine_room::Slots;
+use crate::find_image::{Found, Made};
 use crate::hub::{fresh_sandbox_id, now};
 use crate::kill_point;
 use crate::life::Life;
@@ -94,7 +96,12 @@ pub(crate) fn busy() -> WarrenError {
 }
 
 impl NodeOperations {
-    fn spec(&self, request: &CreateRequest, image: &ImageFacts) -> Result<SandboxSpec, WarrenError> {
+    pub(crate) fn spec(
+        &self,
+        request: &CreateRequest,
+        image: &str,
+        image_id: &str,
+    ) -> Result<SandboxSpec, WarrenError> {
         if let Some(template) = request.template.as_deref().filter(|name| *name != DEFAULT_TEMPLATE) {
             let message = format!("template: there is no template {template:?}");
             return Err(WarrenError::new(ErrorCode::Unprocessable, message).with("field", "template"));
@@ -120,8 +127,8 @@ impl NodeOperations {
         let defaults = self.config.default_resources;
         Ok(SandboxSpec {
             template: request.template.clone(),
-            image: image.reference.clone(),
-            image_id: image.id.clone(),
+            image: image.to_owned(),
+            image_id: image_id.to_owned(),
             resources: Resources {
                 cpu: request.cpu.unwrap_or(defaults.cpu),
                 memory: request.memory.unwrap_or(defaults.memory),
@@ -140,8 +147,14 @@ impl NodeOperations {
         })
     }
 
-    async fn image(&self, request: &CreateRequest) -> Result<Arc<ImageFacts>, WarrenError> {
-        let reference = request.image.as_deref().unwrap_or(&self.config.default_image);
+    /// The image that a create names, or the default's.
+    pub(crate) fn reference<'a>(&'a self, request: &'a CreateRequest) -> &'a str {
+        request.image.as_deref().unwrap_or(&self.config.default_image)
+    }
+
+    /// The image of a create as it is on this node, pulled where need be.
+    pub(crate) async fn image(&self, request: &CreateRequest) -> Result<Arc<ImageFacts>, WarrenError> {
+        let reference = self.reference(request);
         self.engine.resolve_image(reference).await.map_err(|error| match error {
             ResolveError::NotThere { reason } => {
                 WarrenError::new(ErrorCode::Unprocessable, format!("image: {reason}")).with("field", "image")
@@ -209,22 +222,26 @@ impl NodeOperations {
         })
     }
 
-    /// Makes a sandbox here, or tells `elsewhere` which node is to make it.
-    pub async fn make(
-        &self,
-        request: CreateRequest,
-        elsewhere: Option<oneshot::Sender<HostId>>,
-    ) -> Result<Sandbox, WarrenError> {
+    /// Makes a sandbox here, or finds the node that is to make it: any but those that were `tried`, where others may.
+    pub async fn make(&self, request: CreateRequest, tried: Option<Vec<Refusal>>) -> Result<Made, WarrenError> {
         if let Some(key) = &request.idempotency {
             let decided = self.view.placement().key(key);
             match decided {
-                Some(Outcome::AlreadyPlaced { winner }) => return self.created(Answer::Winner(winner)).await,
+                Some(Outcome::AlreadyPlaced { winner }) => {
+                    return self.created_under(Some(key), Answer::Winner(winner)).await.map(Made::from);
+                }
                 Some(Outcome::Refused(refusal)) => return Err(refusal.error()),
                 _ => {}
             }
         }
-        let image = self.image(&request).await?;
-        let spec = self.spec(&request, &image)?;
+        let (image, tried) = match tried {
+            None => (self.image(&request).await?, None),
+            Some(mut tried) => match self.find_image(&request, &mut tried).await? {
+                Found::Here(image) => (image, Some(tried)),
+                Found::Elsewhere(sending) => return Ok(Made::Elsewhere(sending)),
+            },
+        };
+        let spec = self.spec(&request, &image.reference, &image.id)?;
         self.led().await?;
         let sealed_env = self.secrets_key.seal(&request.env).map_err(|error| {
             tracing::error!(%error, "an environment could not be sealed");
@@ -241,9 +258,33 @@ impl NodeOperations {
             key: request.idempotency,
             again: None,
         };
-        self.scheduler.try_send(Schedule { plan: Box::new(plan), elsewhere }).map_err(|_| busy())?;
-        let answer = self.answered(waiter).await?;
-        self.created(answer).await
+        let key = plan.key.clone();
+        let (tell, chosen) = oneshot::channel();
+        let elsewhere = tried.map(|tried| Elsewhere { tried, tell });
+        let schedule = Schedule { plan: Box::new(plan), image: AskedImage::Here, elsewhere };
+        self.scheduler.try_send(schedule).map_err(|_| busy())?;
+        let answer = tokio::select! {
+            biased;
+            Ok(sending) = chosen => return Ok(Made::Elsewhere(sending)),
+            answer = self.answered(waiter) => answer?,
+        };
+        self.created_under(key.as_ref(), answer).await.map(Made::from)
+    }
+
+    /// The same of a create under a key, which may have failed for good while this waited for it.
+    async fn created_under(&self, key: Option<&IdempotencyKey>, answer: Answer) -> Result<Sandbox, WarrenError> {
+        match self.created(answer).await {
+            Err(gone) if gone.code == ErrorCode::Gone => Err(self.failure(key).unwrap_or(gone)),
+            made => made,
+        }
+    }
+
+    /// The error that a key keeps.
+    fn failure(&self, key: Option<&IdempotencyKey>) -> Option<WarrenError> {
+        match self.view.placement().key(key?) {
+            Some(Outcome::Refused(refusal)) => Some(refusal.error()),
+            _ => None,
+        }
     }
 
     /// Waits until somebody can record what is new: nothing of it is begun before.
@@ -421,7 +462,10 @@ impl Operations for NodeOperations {
     }
 
     async fn create(&self, request: CreateRequest) -> Result<Sandbox, WarrenError> {
-        self.make(request, None).await
+        match self.make(request, None).await? {
+            Made::Here(sandbox) => Ok(*sandbox),
+            Made::Elsewhere(_) => Err(WarrenError::new(ErrorCode::Internal, "only this node was to make it")),
+        }
     }
 
     async fn get(&self, id: SandboxId, consistency: Consistency) -> Result<Sandbox, WarrenError> {

@@ -26,7 +26,7 @@ fn whatever_an_owner_dies_of_the_cluster_comes_back_in_order() {
     let test = "whatever_an_owner_dies_of_the_cluster_comes_back_in_order";
     let front_door = Options { pool: 0, env: &[("WARREN_NODE_SANDBOXES_MAX", "0")], ..Options::default() };
     let options = [Options::default(), Options::default(), front_door];
-    let Some(cluster) = three_hosts(test, &options) else { return };
+    let Some(cluster) = three_hosts(test, &options, false) else { return };
     let mut rows = Rows::begin(cluster);
     for (point, warm, expected) in CREATES {
         let slot = if *warm { "warm" } else { "cold" };

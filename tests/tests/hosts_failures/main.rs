@@ -6,17 +6,15 @@ use std::time::Instant;
 use tests::{Cluster, Options};
 
 mod crash_rows;
+mod node_loss;
 mod partitions;
 mod under_load;
 
-/// A cluster of three on hosts of its own; none where this machine can not be made into hosts, which is said.
-fn three_hosts(test: &str, options: &[Options; 3]) -> Option<Cluster> {
-    let started = Instant::now();
-    match Cluster::on_hosts_with(options) {
-        Ok(cluster) => {
-            println!("  (three nodes on hosts of their own vote after {:.2} s)", started.elapsed().as_secs_f64());
-            Some(cluster)
-        }
+/// A cluster of three on hosts of its own; none where this machine can not be made into hosts, which is said. Where it
+/// is `alone`, no other test has hosts meanwhile.
+fn three_hosts(test: &str, options: &[Options; 3], alone: bool) -> Option<Cluster> {
+    match Cluster::on_hosts(options, alone) {
+        Ok(cluster) => Some(cluster),
         Err(reason) => {
             println!("SKIPPED {test}: no hosts can be made of this machine: {reason}");
             None

@@ -28,7 +28,7 @@ const BETWEEN_COMMIT_AND_REPLY: [&str; 4] =
 fn whoever_dies_under_load_what_was_acknowledged_is_true() {
     let mut cases = Cases::of("under load");
     let test = "whoever_dies_under_load_what_was_acknowledged_is_true";
-    let Some(mut cluster) = three_hosts(test, &Default::default()) else { return };
+    let Some(mut cluster) = three_hosts(test, &Default::default(), true) else { return };
     cases.case("leader, owner and front door are killed under creates, commands and deletes", || mixed(&mut cluster));
     cases.case("500 keyed creates while leader and owner die between commit and reply", || keyed(&mut cluster));
     cases.finish();
