@@ -153,7 +153,7 @@ fn story(project: &Project, links: &mut BTreeSet<String>) -> Result<()> {
     let owner = client.get(&id)?["node"].as_str().context("the sandbox is nobody's")?.to_owned();
     let owner = name(&owner);
     println!("    {owner} owns sandbox {id}. Now its container dies:");
-    steps::step(&format!("docker kill {owner}"), || project.kill(owner))?;
+    steps::step(&format!("compose kill {owner}"), || project.kill(owner))?;
     let shown = steps::step("ask until the sandbox is shown as unreachable", || is_shown(&client, &id, "unreachable"))?;
     println!("    the cluster says: {}", shown["error"].as_str().unwrap_or("nothing of why"));
     match client.exec(&id, &["true"], HOME, COMMAND_TIMEOUT_SECONDS) {
@@ -166,7 +166,7 @@ fn story(project: &Project, links: &mut BTreeSet<String>) -> Result<()> {
     })?;
     steps::step("run Python in it", || runs_python(&client, &other))?;
 
-    steps::step(&format!("docker start {owner}"), || project.start(owner))?;
+    steps::step(&format!("compose start {owner}"), || project.start(owner))?;
     // To its sandboxes it is a host after a reboot: files are kept, processes are not.
     steps::step("ask until the sandbox is shown as stopped", || is_shown(&client, &id, "stopped"))?;
     steps::step("start the sandbox, read its file, run Python", || {

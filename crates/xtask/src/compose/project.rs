@@ -156,13 +156,13 @@ impl<'a> Project<'a> {
 
     /// Ends a container at once, with all that is in it.
     pub fn kill(&self, service: &str) -> Result<()> {
-        command::quiet(self.engine.docker().arg("kill").arg(self.container(service)?))?;
+        command::quiet(self.compose().args(["kill", service]))?;
         Ok(())
     }
 
     /// Starts it again.
     pub fn start(&self, service: &str) -> Result<()> {
-        command::quiet(self.engine.docker().arg("start").arg(self.container(service)?))?;
+        command::quiet(self.compose().args(["start", service]))?;
         Ok(())
     }
 
@@ -231,6 +231,8 @@ impl<'a> Project<'a> {
         command.args(&self.compose[1..]).current_dir(paths::root());
         command.args(["--project-name", PROJECT, "--file", "docker-compose.yml"]);
         command.env("WARREN_API_KEY", &self.key).env("WARREN_PORT", self.port.to_string());
+        // BuildKit would have to be given leave to use the host's network, and Compose does not ask for it.
+        command.env("DOCKER_BUILDKIT", "0");
         command.env("WARREN_BASE", &self.base).env("WARREN_PROFILE", "debug").env("WARREN_BUILD_NETWORK", "host");
         command
     }
