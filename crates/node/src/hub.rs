@@ -161,7 +161,8 @@ impl Hub {
     /// Takes up what the map waits for from this node and nobody here works on.
     pub fn take_up_what_is_owed(self: &Rc<Self>) {
         let placement = Arc::clone(&self.view.placement());
-        for message in wiring::owed(&placement, self.view.me()) {
+        let supervised: Vec<SandboxId> = self.supervisors.borrow().keys().copied().collect();
+        for message in wiring::owed(&placement, self.view.me(), supervised) {
             self.deliver(message);
         }
     }

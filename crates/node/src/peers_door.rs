@@ -155,6 +155,7 @@ impl Inside {
             peer_address: request.peer_address.clone(),
             http_address: request.http_address.clone(),
             commands: request.versions.commands,
+            asked_at: newcomer.asked_at(),
         };
         let (tell, told) = oneshot::channel();
         self.consensus.do_send(ProposeAndTell { command: Command { time: now(), kind }, tell });

@@ -5,10 +5,11 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tokio::time::timeout;
-use types::{ClusterId, ErrorCode, HostId};
+use types::{ClusterId, ErrorCode, HostId, Timestamp};
 
 use crate::authority::PUBLIC_KEY_BYTES;
 use crate::certificate::is_plain;
@@ -99,6 +100,7 @@ pub struct JoinConnection {
     token: String,
     certified: bool,
     request: JoinRequest,
+    asked_at: Timestamp,
     remote: SocketAddr,
     connection: Connection,
     _place: JoinPlace,
@@ -117,6 +119,7 @@ impl JoinConnection {
             return None;
         }
         let certified = certified.is_some_and(|host| host.as_str() == request.host);
+        let asked_at = Timestamp(request.asked_ms);
         let token = request.token;
         let request = JoinRequest {
             host: HostId::new(request.host),
@@ -130,13 +133,19 @@ impl JoinConnection {
                 commands: versions.commands,
             },
         };
-        Some(Self { token, certified, request, remote, connection, _place: place })
+        Some(Self { token, certified, request, asked_at, remote, connection, _place: place })
     }
 
     /// What the newcomer says of itself.
     #[must_use]
     pub fn request(&self) -> &JoinRequest {
         &self.request
+    }
+
+    /// When it asked, by its own clock; 0 where it does not say.
+    #[must_use]
+    pub fn asked_at(&self) -> Timestamp {
+        self.asked_at
     }
 
     /// Whether it has shown this cluster's certificate for the very host that it asks for: it has been let in before,
@@ -281,7 +290,9 @@ async fn ask(
         wanted_host: String::new(),
     };
     let (mut connection, _) = connect(address, config, hello, CONNECT_TIMEOUT).await.map_err(JoinError::Connect)?;
+    let asked_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     connection.writer.push(&wire::JoinRequest {
+        asked_ms: u64::try_from(asked_at.as_millis()).unwrap_or(0),
         token,
         host: request.host.as_str().to_owned(),
         peer_address: request.peer_address,

@@ -1,6 +1,8 @@
 //! Which output of one core becomes which input of another. The node's actors and the simulation
 //! deliver the same messages; they differ in how, never in what.
 
+use std::collections::BTreeMap;
+
 use types::{ErrorCode, HostId, Resources, SandboxId, Timestamp, WarrenError};
 
 use crate::lifecycle::{self, Answer, Change, Duty, Observed, Ticket};
@@ -144,8 +146,11 @@ pub fn dropped(holder: Option<&Holder>, command: &Command) -> Option<Message> {
 
 /// What a node owes to a map that it was given as a whole, or that it looks through again: what it supervises and
 /// the map has let go of, and what the map waits for and nobody here works on.
+///
+/// `supervised` are the slots that have a supervisor here. One that waits to hear that the map has taken its report,
+/// and heard it swallowed by a snapshot, is told.
 #[must_use]
-pub fn owed(map: &Placement, me: &HostId) -> Vec<Message> {
+pub fn owed(map: &Placement, me: &HostId, supervised: impl IntoIterator<Item = SandboxId>) -> Vec<Message> {
     let tombstones = map
         .tombstones()
         .filter(|(_, tombstone)| tombstone.owner == *me)
@@ -154,9 +159,17 @@ pub fn owed(map: &Placement, me: &HostId) -> Vec<Message> {
         .remains()
         .filter(|(.., holder)| holder.owner == *me)
         .map(|(sandbox, generation, holder)| (holder.slot, Duty { sandbox, generation }));
-    tombstones
-        .chain(remains)
+    let waited_for: BTreeMap<SandboxId, Duty> = tombstones.chain(remains).collect();
+    let change = || Change::Removed(Outcome::Unknown);
+    let let_go = supervised
+        .into_iter()
+        .filter(|slot| !waited_for.contains_key(slot) && map.in_slot(slot).is_none())
+        .map(|slot| Message::Supervisor(slot, lifecycle::Input::Applied { change: change() }));
+    let let_go: Vec<Message> = let_go.collect();
+    waited_for
+        .into_iter()
         .map(|(slot, duty)| Message::Supervisor(slot, lifecycle::Input::Bury { duty: Some(duty) }))
+        .chain(let_go)
         .collect()
 }
 
@@ -206,4 +219,18 @@ pub fn join(slot: SandboxId, ticket: Ticket) -> Message {
 pub fn died(slot: SandboxId, why: String) -> [Message; 2] {
     let pool = Message::Pool(warm_pool::Input::Died(slot));
     [pool, Message::Supervisor(slot, lifecycle::Input::Died { why })]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::script::{host, id};
+
+    #[test]
+    fn whoever_waits_for_what_a_snapshot_has_swallowed_is_told() {
+        // Nothing is left of `a` in the map, and its supervisor has reported that nothing is left of it here.
+        let told = owed(&Placement::default(), &host("n1"), [id("a")]);
+        let change = Change::Removed(Outcome::Unknown);
+        assert_eq!(told, [Message::Supervisor(id("a"), lifecycle::Input::Applied { change })]);
+    }
 }

@@ -313,6 +313,8 @@ impl ConsensusActor {
         self.propose_all_again();
         match self.map.incarnation(&self.me) {
             Some(incarnation) if incarnation > self.others.life.now() => return Err(two_of_one(&self.me, incarnation)),
+            // The snapshot has swallowed the entry that says so.
+            Some(incarnation) if self.map.is_lost(&self.me, incarnation) => self.live_on(incarnation)?,
             _ => {}
         }
         self.others.known_peers.follow(&self.me, &self.map);

@@ -111,9 +111,12 @@ impl Leases {
         self.confirming.insert(barrier, std::mem::take(&mut self.heard));
     }
 
-    /// The barrier is passed: these may be acknowledged.
+    /// The barrier is passed: these may be acknowledged. One that is being declared lost may not: it would hold a lease
+    /// when that is committed.
     pub fn confirmed(&mut self, barrier: u64) -> Vec<Beat> {
-        self.confirming.remove(&barrier).unwrap_or_default()
+        let mut heard = self.confirming.remove(&barrier).unwrap_or_default();
+        heard.retain(|beat| !self.declaring.contains(&beat.host));
+        heard
     }
 
     /// The nodes that are to be declared lost now. A node that never was up is nobody to miss.

@@ -38,6 +38,8 @@ pub enum Kind {
         http_address: String,
         /// The newest replicated command that it knows; 0 where it did not say.
         commands: u32,
+        /// When it asked, by its own clock; 0 where it did not say.
+        asked_at: Timestamp,
     },
     /// A node has not been heard for too long.
     NodeLost {

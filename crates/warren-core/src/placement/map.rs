@@ -66,7 +66,7 @@ pub struct Node {
     pub lost: bool,
     /// It has ended in order and asked not to be missed for so many milliseconds.
     pub restarting: Option<u64>,
-    /// The proposer's time of the join that gave it its member id.
+    /// When it asked for its member id, by its own clock.
     pub joined_at: Option<Timestamp>,
 }
 
@@ -259,8 +259,9 @@ impl Placement {
         self.forget_retired();
         match &command.kind {
             Kind::NodeUp { host, incarnation, presence } => self.node_up(host, *incarnation, presence),
-            Kind::Join { host, peer_address, http_address, commands } => {
-                self.join(command.time, host, peer_address, http_address, *commands)
+            Kind::Join { host, peer_address, http_address, commands, asked_at } => {
+                let asked_at = if asked_at.0 > 0 { *asked_at } else { command.time };
+                self.join(asked_at, host, peer_address, http_address, *commands)
             }
             Kind::NodeLost { host, incarnation, restarting } => self.node_lost(host, *incarnation, *restarting),
             Kind::NodeRestarting { host, incarnation, for_ms } => self.node_restarting(host, *incarnation, *for_ms),
@@ -294,13 +295,13 @@ impl Placement {
         Outcome::NodeUp
     }
 
-    /// The same join may be proposed twice, and the first copy may come late: a node that bears the id it was told
-    /// must not be given another one behind its back.
-    fn join(&mut self, time: Timestamp, host: &HostId, peer: &str, http: &str, commands: u32) -> Outcome {
+    /// The same join may be proposed twice, and that of an asking which was given up may come late: a node that bears
+    /// the id it was told must not be given another one behind its back.
+    fn join(&mut self, asked_at: Timestamp, host: &HostId, peer: &str, http: &str, commands: u32) -> Outcome {
         let known = self.nodes.get(host);
         match known.and_then(|node| Some((node.joined_at?, node.presence.member))) {
-            Some((at, member)) if at == time => return Outcome::Joined { member },
-            Some((at, _)) if at > time && at.ms_since(time) < RETIRED_MS => return Outcome::NodeStale,
+            Some((at, member)) if at == asked_at => return Outcome::Joined { member },
+            Some((at, _)) if at > asked_at && at.ms_since(asked_at) < RETIRED_MS => return Outcome::NodeStale,
             _ => {}
         }
         let member = self.last_member + 1;
@@ -314,7 +315,7 @@ impl Placement {
         let incarnation = known.map_or(Incarnation(0), |node| node.incarnation);
         let (lost, restarting) = known.map_or((false, None), |node| (node.lost, node.restarting));
         self.last_member = member;
-        self.nodes.insert(host.clone(), Node { incarnation, presence, lost, restarting, joined_at: Some(time) });
+        self.nodes.insert(host.clone(), Node { incarnation, presence, lost, restarting, joined_at: Some(asked_at) });
         Outcome::Joined { member }
     }
 

@@ -35,11 +35,12 @@ pub fn encode(command: &Command) -> Vec<u8> {
             incarnation: incarnation.0,
             presence: presence_out(presence),
         }),
-        Kind::Join { host, peer_address, http_address, commands } => pb::command::Kind::Join(pb::Join {
+        Kind::Join { host, peer_address, http_address, commands, asked_at } => pb::command::Kind::Join(pb::Join {
             host: host.to_string(),
             peer_address: peer_address.clone(),
             http_address: http_address.clone(),
             commands: *commands,
+            asked_ms: asked_at.0,
         }),
         Kind::NodeLost { host, incarnation, restarting } => pb::command::Kind::NodeLost(pb::NodeLost {
             host: host.to_string(),
@@ -106,6 +107,7 @@ pub fn decode(bytes: &[u8]) -> Result<Command, DecodeError> {
             peer_address: join.peer_address,
             http_address: join.http_address,
             commands: join.commands,
+            asked_at: Timestamp(join.asked_ms),
         },
         pb::command::Kind::NodeLost(lost) => Kind::NodeLost {
             host: HostId::new(lost.host),

@@ -91,7 +91,16 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("removed", Kind::Removed { id: a, generation }),
         ("create failed", Kind::CreateFailed { id: a, generation, failure: failure() }),
         ("node up, present", Kind::NodeUp { host: host("n1"), incarnation: Incarnation(7), presence: presence() }),
-        ("join", Kind::Join { host: host("n1"), peer_address: "a:1".into(), http_address: "b:2".into(), commands: 0 }),
+        (
+            "join",
+            Kind::Join {
+                host: host("n1"),
+                peer_address: "a:1".into(),
+                http_address: "b:2".into(),
+                commands: 0,
+                asked_at: Timestamp(0),
+            },
+        ),
         ("node lost", Kind::NodeLost { host: host("n1"), incarnation: Incarnation(7), restarting: false }),
         ("node restarting", Kind::NodeRestarting { host: host("n1"), incarnation: Incarnation(7), for_ms: 300 }),
         ("move", Kind::Move(Move { id: a, slot: id("b"), owner: host("n1"), incarnation: Incarnation(7), generation })),

@@ -56,10 +56,15 @@ impl ConsensusActor {
     pub(super) fn node_lost(&mut self, host: &HostId, incarnation: Incarnation) -> Result<(), String> {
         self.leases.declared(host);
         tracing::warn!(node = %host, %incarnation, "a node is lost");
-        if *host != self.me || incarnation != self.others.life.now() {
+        if *host == self.me { self.live_on(incarnation) } else { Ok(()) }
+    }
+
+    /// This node counts as lost in that life. If that is its present one, it was not heard although it lives: what it
+    /// proposed in it is refused from here on.
+    pub(super) fn live_on(&mut self, lost: Incarnation) -> Result<(), String> {
+        if lost != self.others.life.now() {
             return Ok(());
         }
-        // It lives, and was not heard: what it proposed in this life is refused from here on.
         let incarnation =
             self.others.life.begin_next().map_err(|error| format!("the next life can not be recorded: {error}"))?;
         let kind = Kind::NodeUp { host: self.me.clone(), incarnation, presence: self.others.presence.clone() };

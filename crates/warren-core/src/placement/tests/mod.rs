@@ -46,7 +46,9 @@ impl Script {
             "join" => {
                 let (host, address) = (host(words.next()), words.next().to_owned());
                 let commands = u32::try_from(words.number("knows", 0)).unwrap();
-                self.apply(Kind::Join { host, peer_address: address, http_address: String::new(), commands })
+                let asked_at = Timestamp(words.number("asked", 0));
+                let http_address = String::new();
+                self.apply(Kind::Join { host, peer_address: address, http_address, commands, asked_at })
             }
             "lost" => {
                 let (host, incarnation) = life(words.next());
@@ -167,7 +169,9 @@ impl Script {
             out.push(line);
         }
         for owner in [host("n1"), host("n2")] {
-            let Load { sandboxes, memory } = self.map.load(&owner);
+            let Load { sandboxes, memory, cpu } = self.map.load(&owner);
+            // Every sandbox of these scripts has one processor.
+            assert_eq!(cpu, sandboxes * 1_000_000_000, "{owner}");
             if sandboxes > 0 {
                 out.push(format!("{owner} has {sandboxes}, {} MiB", memory >> 20));
             }

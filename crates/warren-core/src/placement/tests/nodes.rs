@@ -120,8 +120,14 @@ fn a_member_id_is_given_out_once() {
           joined as 5
         up n2/2 member 5
           node is up
-        join n3 there:2
+        # Its own clock tells one asking from another, whoever proposed it and when.
+        join n3 there:2 asked 500
           joined as 6
+        at 1200
+        join n3 there:2 asked 500
+          joined as 6
+        join n3 there:2 asked 499
+          node is stale
         nodes
           n1/1 member 1
           n2/2 member 5
