@@ -56,8 +56,22 @@ pub const STARTS: &[(&str, bool)] = &[
 /// A create that fails is killed.
 pub const FAILURES: &[&str] = &["create.placed", "create.made", "create.failure_committed", "error.answered"];
 
-/// A sandbox of a lost node is placed again, and one of the nodes is killed: tried on three nodes.
-pub const MOVES: &[&str] = &["repair.asked", "move.proposed", "move.outdated"];
+/// A sandbox's time has come, and its owner is killed before it says so.
+pub const EXPIRY: &str = "expire.due";
+
+/// A node is lost and its sandbox placed again; whoever leads or takes it over is killed on the way.
+pub const MOVES: &[&str] = &[
+    "node.lost",
+    "repair.asked",
+    "create.claimed",
+    "move.proposed",
+    "create.placed",
+    "create.marked",
+    "create.activated",
+];
+
+/// A former owner learns that its sandbox was placed again, and is killed.
+pub const FAREWELLS: &[&str] = &["move.outdated", "destroy.killed", "destroy.removed"];
 
 /// A node whose log is lost is let in again and killed: tried in a cluster.
 pub const REJOINS: &[&str] = &["rejoin.accepted", "rejoin.aside", "rejoin.kept"];

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tests::crash_points::{CREATES, DELETES, FAILURES, MOVES, REJOINS, STARTS, STOPS, Sandbox};
+use tests::crash_points::{CREATES, DELETES, EXPIRY, FAILURES, FAREWELLS, MOVES, REJOINS, STARTS, STOPS, Sandbox};
 use tests::strangers::Strangers;
 use tests::{Answer, Cases, Node, Options, within_settling};
 
@@ -46,7 +46,9 @@ fn every_point_of_the_crash_tables_is_tried() {
         .chain(STARTS.iter().map(|(point, _)| *point))
         .chain(FAILURES.iter().copied())
         .chain(OTHERS.iter().copied())
+        .chain([EXPIRY])
         .chain(MOVES.iter().copied())
+        .chain(FAREWELLS.iter().copied())
         .chain(REJOINS.iter().copied())
         .chain(beginnings)
         .collect();
@@ -81,6 +83,7 @@ fn whatever_it_dies_of_it_comes_back_in_order() {
     cases.case("a create whose key another one won, killed at create.winner_answered", || crash.lost_key());
     cases.case("the pool makes a slot, killed at slot.made", || crash.refill());
     cases.case("exec, killed at exec.answered", || crash.exec());
+    cases.case(&format!("its time has come, killed at {EXPIRY}"), || crash.expiry());
     cases.case("a file half written", || crash.half_a_file());
     cases.case("killed again and again in the midst of creates", || crash.storm());
     cases.case("strangers were not touched", || crash.strangers_are_as_they_were());
@@ -314,6 +317,22 @@ impl Crash {
             assert_eq!(answer.expect(201).json()["id"], id.as_str());
         }
         self.destroy(&id);
+    }
+
+    /// What was due is gone in the next life, without anybody asking.
+    fn expiry(&mut self) {
+        let name = self.fresh();
+        let body = json!({ "timeout": 1 });
+        let answer = self.is_asked_and_dies_at(EXPIRY, |node| {
+            node.api().call("POST", "/sandboxes").header("Idempotency-Key", &name).json(&body).send()
+        });
+        let id = tests::api::id_of(&answer.expect("it was made before").expect(201).json());
+        self.comes_back();
+        within_settling("it has expired", || {
+            let answer = self.node.api().get(&format!("/sandboxes/{id}"));
+            if answer.status == 404 { Ok(()) } else { Err(answer.text()) }
+        });
+        self.is_forgotten(&id);
     }
 
     /// What ran has run once; nobody runs it again.

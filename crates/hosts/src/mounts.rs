@@ -18,6 +18,10 @@ const CONTAINERS_CONFIGURATION: &str = "/etc/containers";
 const STORAGE: &str = "/var/lib/containers/storage";
 /// The same for a host: read-only, and only for its images.
 const IMAGES: &str = "/run/images";
+/// What readers of images lock, below the storage.
+const IMAGE_LOCKS: [&str; 2] = ["overlay-images/images.lock", "overlay-layers/layers.lock"];
+/// A host's own in place of them.
+const OWN_LOCKS: &str = "/run/image-locks";
 /// As a machine finds it after a boot.
 const RUN: &str = "/run";
 const SHARED_MEMORY: &str = "/dev/shm";
@@ -57,10 +61,26 @@ pub(crate) fn furnish(directory: &Path) -> Result<()> {
         bind(Path::new(STORAGE), IMAGES)?;
         let read_only = MountFlags::BIND | MountFlags::RDONLY;
         rustix::mount::mount_remount(IMAGES, read_only, c"").context("cannot make the images read-only")?;
+        part_from_locks()?;
     }
     bind(&directory.join("containers"), CONTAINERS)?;
     if Path::new(CONTAINERS_CONFIGURATION).is_dir() {
         bind(&directory.join("etc-containers"), CONTAINERS_CONFIGURATION)?;
+    }
+    Ok(())
+}
+
+/// Gives the host locks of its own for the machine's images: else whoever holds the machine's, and be it for ever, would
+/// stop every host's Podman. Images that come later are seen by what is started later.
+fn part_from_locks() -> Result<()> {
+    fs::create_dir(OWN_LOCKS).with_context(|| format!("cannot make {OWN_LOCKS}"))?;
+    for (number, lock) in IMAGE_LOCKS.into_iter().enumerate() {
+        let shared = Path::new(IMAGES).join(lock);
+        if shared.exists() {
+            let own = Path::new(OWN_LOCKS).join(number.to_string());
+            fs::copy(&shared, &own).with_context(|| format!("cannot copy {}", shared.display()))?;
+            bind(&own, &shared)?;
+        }
     }
     Ok(())
 }
@@ -73,8 +93,10 @@ pub(crate) fn mount_proc() -> std::io::Result<()> {
     Ok(rustix::mount::mount(c"proc", c"/proc", c"proc", flags, None)?)
 }
 
-fn bind(source: &Path, target: &str) -> Result<()> {
-    rustix::mount::mount_bind(source, target).with_context(|| format!("cannot bind {} on {target}", source.display()))
+fn bind(source: &Path, target: impl AsRef<Path>) -> Result<()> {
+    let target = target.as_ref();
+    rustix::mount::mount_bind(source, target)
+        .with_context(|| format!("cannot bind {} on {}", source.display(), target.display()))
 }
 
 fn tmpfs(target: &str, options: &CStr) -> Result<()> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tests::api::id_of;
-use tests::crash_points::{CREATES, DELETES, FAILURES, STARTS, STOPS, Sandbox};
+use tests::crash_points::{CREATES, DELETES, EXPIRY, FAILURES, STARTS, STOPS, Sandbox};
 use tests::{Answer, Api, Cases, Cluster, Options, within_settling};
 
 use crate::{begin, three_hosts};
@@ -44,6 +44,7 @@ fn whatever_an_owner_dies_of_the_cluster_comes_back_in_order() {
     for (point, by_itself) in STARTS {
         cases.case(&format!("start, killed at {point}"), || rows.start(point, *by_itself));
     }
+    cases.case(&format!("its time has come, killed at {EXPIRY}"), || rows.expiry());
     cases.case("the neighbours are as they were", || rows.neighbours_are_as_they_were());
     cases.finish();
 }
@@ -226,6 +227,22 @@ impl Rows {
         self.door().start(&id);
         self.door().becomes(&id, "running");
         self.has_its_file(&id, &name);
+    }
+
+    fn expiry(&mut self) {
+        let name = self.fresh();
+        // It is made, and its time comes, while everybody watches for its owner's death.
+        let body = json!({ "timeout": 1 });
+        let (dead, answer) = self.dies_at(EXPIRY, &OWNERS, |door| keyed(door, &name, &body).send());
+        let id = id_of(&answer.expect("it was made before").expect(201).json());
+        self.comes_back(dead);
+        for door in 0..3 {
+            within_settling("it has expired", || {
+                let answer = self.cluster.door(door).get(&format!("/sandboxes/{id}"));
+                if answer.status == 404 { Ok(()) } else { Err(answer.text()) }
+            });
+        }
+        self.cluster.settles();
     }
 
     /// A sandbox with a file in it; its owner.

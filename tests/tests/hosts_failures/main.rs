@@ -6,6 +6,7 @@ use std::time::Instant;
 use tests::{Cluster, Options};
 
 mod crash_rows;
+mod moves;
 mod node_loss;
 mod partitions;
 mod under_load;

@@ -1,6 +1,7 @@
 //! Podman on three hosts of one machine.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
@@ -9,12 +10,15 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use hosts::{Host, Machine, Process};
+use rustix::fs::{FlockOperation, fcntl_lock};
 
 use crate::traces::Traces;
 use crate::wait::{fresh_name, until};
 
 const BUSYBOX: &str = "localhost/warren/busybox:latest";
 const SOCKET: &str = "/run/podman.sock";
+/// The machine's own.
+const IMAGES: &str = "/var/lib/containers/storage";
 
 fn podman(host: &Host, arguments: &[&str]) -> String {
     host.says(Command::new("podman").args(arguments)).unwrap()
@@ -32,6 +36,26 @@ fn serve(host: &Host) -> Process {
     let service = host.spawn(&mut command).unwrap();
     until("podman's service", || host.inside(|| UnixStream::connect(SOCKET).map(drop)).unwrap());
     service
+}
+
+/// The machine's Podman may be at work on its images, or stand still in the midst of it.
+#[test]
+fn a_host_does_not_wait_for_who_holds_the_machines_images() {
+    let machine = Machine::new(&fresh_name()).unwrap();
+    let host = machine.add_host("n1").unwrap();
+    let locks = ["overlay-images/images.lock", "overlay-layers/layers.lock"];
+    let held: Vec<File> = locks
+        .into_iter()
+        .filter_map(|lock| File::options().write(true).open(Path::new(IMAGES).join(lock)).ok())
+        .filter(|lock| fcntl_lock(lock, FlockOperation::NonBlockingLockExclusive).is_ok())
+        .collect();
+    println!("  ({} locks are held by this test, the others by somebody else)", held.len());
+    // Else it would wait for this test for ever.
+    let mut podman = Command::new("timeout");
+    podman.args(["30", "podman", "images", "--format", "{{.Repository}}"]);
+    let images = host.says(&mut podman).unwrap();
+    drop(held);
+    assert!(images.contains("localhost/warren/busybox"), "{images}");
 }
 
 #[test]

@@ -24,6 +24,7 @@ use messages::{Drive, Passed};
 use super::follower::Deliver;
 use super::gauges::Gauges;
 use super::leases::Leases;
+use crate::kill_point;
 use crate::start::{ExitReason, Exits};
 use crate::view::View;
 
@@ -274,6 +275,9 @@ impl ConsensusActor {
         let outcome = self.map.apply(committed.index, &command);
         tracing::debug!(index = committed.index, ?outcome, sandbox = ?command.kind.sandbox(), "applied");
         if let (Kind::NodeLost { host, incarnation, .. }, Outcome::NodeLost) = (&command.kind, &outcome) {
+            if self.leadership.is_self {
+                kill_point::reached("node.lost");
+            }
             self.node_lost(host, *incarnation)?;
         }
         if let (Kind::NodeUp { host, incarnation, .. }, Outcome::NodeUp) = (&command.kind, &outcome) {

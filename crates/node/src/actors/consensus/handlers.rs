@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use actix::{Actor, AsyncContext, Context, Handler};
 use consensus::Input;
-use warren_core::placement::{Command, Kind};
+use warren_core::placement::{Command, DestroyReason, Kind};
 
 use super::messages::Drive;
 use super::{
@@ -28,6 +28,9 @@ impl Handler<Propose> for ConsensusActor {
     type Result = ();
 
     fn handle(&mut self, Propose(command): Propose, ctx: &mut Self::Context) {
+        if matches!(command.kind, Kind::Destroy { reason: DestroyReason::Expired { .. }, .. }) {
+            kill_point::reached("expire.due");
+        }
         let point = match command.kind {
             Kind::Place(_) => Some("create.proposed"),
             Kind::Move(_) => Some("move.proposed"),
