@@ -125,7 +125,7 @@ fn refused_creates(cases: &mut Cases, node: &Node) {
         (json!({ "disk": 1 << 30 }), 501, "not_implemented", "disk"),
         (json!({ "network_mode": "internet" }), 501, "not_implemented", "network_mode"),
         (json!({ "command": ["sleep", "1"] }), 501, "not_implemented", "command"),
-        (json!({ "on_node_loss": "restart" }), 501, "not_implemented", "on_node_loss"),
+        (json!({ "on_node_loss": "restore" }), 501, "not_implemented", "on_node_loss"),
         (json!({ "user": "nobody-there" }), 422, "unprocessable", "user"),
         (json!({ "storage": { "tmpfs": [{ "path": "/proc", "size": "1m" }] } }), 400, "bad_request", ""),
     ];
