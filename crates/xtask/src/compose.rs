@@ -175,6 +175,15 @@ fn story(project: &Project, links: &mut BTreeSet<String>) -> Result<()> {
         runs_python(&client, &id)
     })?;
     steps::step("wait until all three agree again", || agree(project))?;
+
+    // None of them is well without another: nothing may wait for that one alone.
+    steps::step("compose kill, all of it, and compose up", || project.kill_all().and_then(|()| project.up()))?;
+    steps::step("wait until all three agree again", || agree(project))?;
+    steps::step("start the sandbox, read its file", || {
+        is_shown(&client, &id, "stopped")?;
+        client.start(&id)?;
+        is_kept(&client, &id)
+    })?;
     steps::step("delete the sandboxes", || client.list()?.iter().try_for_each(|id| client.delete(id)))
 }
 

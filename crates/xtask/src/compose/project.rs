@@ -140,7 +140,7 @@ impl<'a> Project<'a> {
     /// Takes everything away but images. By kill first, since all goes anyway, and a node that ends in order waits for
     /// others that end too.
     pub fn down(&self) -> Result<()> {
-        command::quiet(self.compose().arg("kill"))?;
+        self.kill_all()?;
         command::quiet(self.compose().args(["down", "--volumes", "--remove-orphans"]))?;
         Ok(())
     }
@@ -152,6 +152,12 @@ impl<'a> Project<'a> {
             bail!("Compose takes the file without a key");
         }
         Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// Ends all containers at once, as a power cut does.
+    pub fn kill_all(&self) -> Result<()> {
+        command::quiet(self.compose().arg("kill"))?;
+        Ok(())
     }
 
     /// Ends a container at once, with all that is in it.
