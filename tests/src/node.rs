@@ -204,6 +204,16 @@ impl Node {
         }
     }
 
+    /// Runs a program on the host that it has to itself, which has to succeed, and returns what it prints, trimmed.
+    ///
+    /// # Panics
+    /// It has none, or the program fails.
+    #[track_caller]
+    pub fn on_its_host(&self, command: &mut Command) -> String {
+        let host = self.host.as_ref().expect("a host of its own");
+        host.says(command).unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
     /// Ends it as a power cut would end a process.
     pub fn kill9(&mut self) {
         if let Some(mut child) = self.child.take() {

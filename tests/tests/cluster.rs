@@ -7,6 +7,9 @@ use tests::{Answer, Api, Cases, Cluster, within_settling};
 /// What one upload and one download carry.
 const LARGE_BYTES: usize = 8 << 20;
 
+/// Creates that come at once.
+const BURST: usize = 18;
+
 #[test]
 fn any_front_door_does_everything() {
     let mut cases = Cases::of("cluster");
@@ -82,6 +85,8 @@ fn any_front_door_does_everything() {
         }
         cluster.settles();
     });
+    cases.case("a burst through one door goes to all nodes", || a_burst_spreads(&cluster));
+    cases.case("a refusal names each node's reason", || a_refusal_names_each_node(&mut cluster));
     cases.case("a wrong token is refused in words", || {
         let right = cluster.token(&[]);
         let wrong = altered(&right);
@@ -212,6 +217,40 @@ fn reads_pass_a_barrier(cluster: &Cluster) {
         door(0).get(&format!("/sandboxes/{id}")).expect_error(404, "not_found");
         assert!(!door(1).ids("").contains(&id), "a list shows what is gone");
     }
+}
+
+fn a_burst_spreads(cluster: &Cluster) {
+    let door = cluster.node(0).api();
+    std::thread::scope(|scope| {
+        let creates: Vec<_> = (0..BURST).map(|_| scope.spawn(|| door.create(&json!({})))).collect();
+        creates.into_iter().for_each(|create| drop(create.join().expect("a sandbox")));
+    });
+    let of_each = [0, 1, 2].map(|node| door.ids(&format!("?node={}", cluster.host(node))).len());
+    assert_eq!(of_each.iter().sum::<usize>(), BURST);
+    assert!(of_each.iter().all(|count| *count >= BURST / 6), "{of_each:?} of {BURST}");
+    cluster.empty();
+}
+
+fn a_refusal_names_each_node(cluster: &mut Cluster) {
+    let refused = |cluster: &Cluster, door: usize| {
+        let answer = cluster.node(door).api().post("/sandboxes", &json!({ "memory": 1_u64 << 49 }));
+        answer.expect_error(503, "no_capacity")["details"].clone()
+    };
+    let is_full = |cluster: &Cluster, details: &Value, node: usize| {
+        let reason = details[cluster.host(node)].as_str().unwrap_or_default();
+        assert!(reason.starts_with("562949953421312 bytes of memory asked for, "), "node {node}: {details}");
+    };
+    for door in 0..3 {
+        let details = refused(cluster, door);
+        assert_eq!(details.as_object().map(serde_json::Map::len), Some(3), "{details}");
+        (0..3).for_each(|node| is_full(cluster, &details, node));
+    }
+    let ended = cluster.sigterm(2);
+    assert!(ended.success(), "{ended:?}");
+    let details = refused(cluster, 0);
+    assert_eq!(details[cluster.host(2)], "restarting", "{details}");
+    cluster.restart(2);
+    cluster.settles();
 }
 
 /// A token of which one letter of its proof is another.

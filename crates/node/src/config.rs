@@ -54,6 +54,10 @@ pub struct NodeConfig {
     pub sandboxes_max: u64,
     /// Memory promised to sandboxes, as a percentage of the host's.
     pub memory_overcommit_percent: u64,
+    /// Processor promised to sandboxes, as a percentage of the host's. 0, the default, refuses nothing for want of
+    /// processor: a sandbox's `cpu` is the most that it may use, not a share that is kept for it, and most sandboxes
+    /// idle. A sandbox without a limit counts as none.
+    pub cpu_overcommit_percent: u64,
     /// Limits of a sandbox that names none.
     pub default_resources: DefaultResources,
     /// Seconds a sandbox lives that names no time-out.
@@ -160,6 +164,7 @@ impl Default for NodeConfig {
             creates_in_flight_max: 4,
             sandboxes_max: 1_000,
             memory_overcommit_percent: 2_000,
+            cpu_overcommit_percent: 0,
             default_resources: DefaultResources::default(),
             default_timeout_seconds: types::limits::TIMEOUT_SECONDS_DEFAULT,
             allow_no_timeout: true,

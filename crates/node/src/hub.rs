@@ -143,6 +143,7 @@ impl Hub {
             Message::Discard(slot) => self.discard(slot),
             Message::Answer(ticket, answer) => {
                 kill_point::answered(&answer);
+                self.view.offers().ended(ticket);
                 self.answers.answer(ticket, answer);
             }
             Message::Observe(id, observed) => {

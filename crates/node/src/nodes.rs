@@ -103,20 +103,12 @@ pub struct Sources<'a> {
 impl Sources<'_> {
     /// All members, in the order of their member ids.
     pub fn all(&self) -> Vec<NodeInfo> {
-        let mut cpu: HashMap<&HostId, u64> = HashMap::new();
-        // As in `Placement::load`: one that is in error for good is promised nothing.
-        for record in self.placement.newest_first().filter(|record| record.failure.is_none()) {
-            let promised = cpu.entry(&record.place.owner).or_default();
-            *promised = promised.saturating_add(record.place.spec.resources.cpu);
-        }
-        let promised = |host| cpu.get(host).copied().unwrap_or_default();
-        let mut all: Vec<_> =
-            self.placement.nodes().map(|(host, node)| self.member(host, node, promised(host))).collect();
+        let mut all: Vec<_> = self.placement.nodes().map(|(host, node)| self.member(host, node)).collect();
         all.sort_by(|left, right| (left.member, &left.id).cmp(&(right.member, &right.id)));
         all
     }
 
-    fn member(&self, host: &HostId, node: &Node, cpu_promised: u64) -> NodeInfo {
+    fn member(&self, host: &HostId, node: &Node) -> NodeInfo {
         let here = host == self.me;
         let said = self.words.lately(host).filter(|said| said.incarnation == node.incarnation.0);
         let load = self.placement.load(host);
@@ -147,7 +139,7 @@ impl Sources<'_> {
                 sandboxes_max: said_number(|said| said.sandboxes_max),
                 memory_promised: load.memory,
                 memory_max: said_number(|said| said.memory_max),
-                cpu_promised,
+                cpu_promised: load.cpu,
                 cpu_max: said_number(|said| said.cpu_max),
                 cpu_cores: said_number(|said| said.cpu_cores),
             },

@@ -106,6 +106,7 @@ impl Inside {
                 }
                 Ok(Some(Message::Observed(batch))) => gossip::hear_observed(&self.view, &peer, &batch),
                 Ok(Some(Message::Capacity(capacity))) => gossip::hear_capacity(&self.view, &peer, capacity),
+                Ok(Some(Message::Images(images))) => gossip::hear_images(&self.view, &peer, images),
                 Ok(Some(other)) => tracing::debug!(%peer, ?other, "a message of a later version"),
                 Ok(None) => return,
                 Err(error) => {

@@ -10,10 +10,10 @@ use warren_core::placement::Command;
 use warren_core::repair::{Repair, Repairs};
 use warren_core::wiring::Message;
 
-use crate::actors::scheduler::Capacity;
 use crate::cluster::Cluster;
 use crate::hub::{Hub, boottime_ms, now};
 use crate::kill_point;
+use crate::offers::Capacity;
 use crate::operations::NodeOperations;
 use crate::remote::{Fault, Remote};
 use crate::take_over::TakesOver;
@@ -30,9 +30,9 @@ pub async fn keep(hub: Rc<Hub>, here: Arc<NodeOperations>, cluster: Arc<Cluster>
         if view.leader().as_ref() != Some(view.me()) {
             continue;
         }
-        let mut candidates = vec![capacity.here(view, hub.closed())];
-        candidates.extend(view.others());
         let placement = Arc::clone(&view.placement());
+        let mut candidates = vec![view.offers().here(view.me(), &placement, capacity, hub.closed())];
+        candidates.extend(view.offers().others(view.me(), &placement, |host| cluster.reaches(host)));
         let planned = repairs.borrow_mut().plan(boottime_ms(), now(), &placement, candidates);
         for repair in planned {
             match repair {

@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use front_door::{ByteRange, Consistency, Deleted, Download, ListFilter, Operations, SandboxPage, UploadStream};
-use tokio::sync::oneshot;
 use types::node::{NodeHealth, NodeInfo};
 use types::{
     CreateRequest, ErrorCode, ExecOutcome, ExecRequest, FileEntry, Generation, HostId, Sandbox, SandboxId, Status,
     WarrenError,
 };
+use warren_core::scheduler::Refusal;
 
 use crate::answer_calls::Placed;
 use crate::cluster::Cluster;
+use crate::find_image::Made;
 use crate::instruments::{Instruments, Where};
 use crate::operations::NodeOperations;
 use crate::remote::{Fault, Remote};
@@ -75,28 +76,35 @@ impl Routed {
         &self.here.view.insight().instruments
     }
 
-    /// Makes a sandbox where the scheduler chooses, and says where it was tried last.
+    /// Makes a sandbox where the scheduler chooses, and says where it was tried last. Each node is tried once.
     async fn create_somewhere(&self, request: CreateRequest, done_at: &mut Where) -> Result<Sandbox, WarrenError> {
-        let (elsewhere, chosen) = oneshot::channel();
-        let host = tokio::select! {
-            biased;
-            Ok(host) = chosen => host,
-            made = self.here.make(request.clone(), Some(elsewhere)) => return made,
-        };
-        *done_at = Where::Elsewhere;
-        match self.remote(&host) {
-            Ok(remote) => match remote.create(&request).await {
-                // It surely did not happen there.
-                Err(Fault::Failed(error)) if error.code == ErrorCode::Unavailable => {
-                    tracing::info!(%host, %error, "the chosen node does not take it");
-                }
-                made => return made.map_err(settled),
-            },
-            Err(error) => tracing::info!(%host, %error, "the chosen node is gone"),
+        let mut tried: Vec<Refusal> = Vec::new();
+        loop {
+            *done_at = Where::Here;
+            let sending = match self.here.make(request.clone(), Some(tried.clone())).await? {
+                Made::Here(sandbox) => return Ok(*sandbox),
+                Made::Elsewhere(sending) => sending,
+            };
+            *done_at = Where::Elsewhere;
+            let node = sending.node().clone();
+            let error = match self.remote(&node) {
+                Ok(remote) => match remote.create(&request).await {
+                    Err(Fault::Failed(error)) if surely_not_done(&error) => error,
+                    made => return made.map_err(settled),
+                },
+                Err(error) => error,
+            };
+            tracing::info!(%node, %error, "the chosen node does not take it");
+            let own_words = error.details.get(node.as_str()).and_then(|words| words.as_str());
+            let reason = own_words.unwrap_or(&error.message).to_owned();
+            tried.push(Refusal { node, reason });
         }
-        *done_at = Where::Here;
-        self.here.make(request, None).await
     }
+}
+
+/// Whether another node may be asked for what one has answered in this way.
+fn surely_not_done(error: &WarrenError) -> bool {
+    matches!(error.code, ErrorCode::Unavailable | ErrorCode::NoCapacity)
 }
 
 /// What is left where a sandbox moved twice under one request.

@@ -25,7 +25,7 @@ use warren_core::wiring::{self, Message};
 use crate::actors::consensus::{AnnounceRestart, ConsensusActor, Others, Persisted, ProposeAndTell};
 use crate::actors::follower::{Deliver, Follower};
 use crate::actors::pool::PoolActor;
-use crate::actors::scheduler::{Capacity, Scheduler};
+use crate::actors::scheduler::Scheduler;
 use crate::answers::Answers;
 use crate::cluster::Cluster;
 use crate::config::NodeConfig;
@@ -41,6 +41,7 @@ use crate::ledger::Ledger;
 use crate::life::Life;
 use crate::metrics;
 use crate::nodes::Myself;
+use crate::offers::Capacity;
 use crate::operations::NodeOperations;
 use crate::own_log::{self, OwnLog};
 use crate::peers_door::PeersDoor;
@@ -83,6 +84,9 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Probes without an answer after which the client has gone.
 const KEEPALIVE_PROBES: u32 = 3;
+
+/// One processor in the unit of limits.
+const ONE_PROCESSOR: u64 = 1_000_000_000;
 
 /// Why a node ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -242,7 +246,7 @@ impl Node {
         hub.deliver(Message::Pool(warm_pool::Input::Open));
         hub.set_closed(None);
         actix::spawn(gossip::tell(Rc::clone(&hub), Arc::clone(&cluster), Arc::clone(&life), capacity));
-        actix::spawn(gossip::count_images(Rc::clone(&hub), engine.clone()));
+        actix::spawn(gossip::list_images(Rc::clone(&hub), engine.clone()));
         actix::spawn(keep_stock(Rc::clone(&hub), Rc::clone(&room)));
 
         let operations = Arc::new(NodeOperations {
@@ -389,7 +393,9 @@ fn capacity(config: &NodeConfig) -> anyhow::Result<Capacity> {
         .and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok())
         .context("/proc/meminfo has no MemTotal")?;
     let memory_max = total_kib.saturating_mul(1024).saturating_mul(config.memory_overcommit_percent) / 100;
-    Ok(Capacity { sandboxes_max: config.sandboxes_max, memory_max })
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+    let cpu_max = cores.saturating_mul(ONE_PROCESSOR).saturating_mul(config.cpu_overcommit_percent) / 100;
+    Ok(Capacity { sandboxes_max: config.sandboxes_max, memory_max, cpu_max })
 }
 
 pub(crate) fn start_consensus(

@@ -6,6 +6,7 @@ use front_door::Consistency;
 use types::{ErrorCode, Generation, SandboxId, WarrenError};
 use warren_core::lifecycle::{Again, CreatePlan};
 use warren_core::placement::Record;
+use warren_core::scheduler::AskedImage;
 
 use crate::actors::scheduler::Schedule;
 use crate::operations::{NodeOperations, busy, node_is_ending, not_found};
@@ -36,7 +37,9 @@ impl TakesOver for NodeOperations {
             key: None,
             again: Some(Again { id, generation: generation.next() }),
         };
-        self.scheduler.try_send(Schedule { plan: Box::new(plan), elsewhere: None }).map_err(|_| busy())?;
+        self.scheduler
+            .try_send(Schedule { plan: Box::new(plan), image: AskedImage::Exactly, elsewhere: None })
+            .map_err(|_| busy())?;
         waiter.answer().await.unwrap_or_else(|| Err(node_is_ending())).map(drop)
     }
 }

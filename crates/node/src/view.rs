@@ -4,26 +4,21 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use std::time::{Duration, Instant};
-
 use arc_swap::ArcSwap;
 use parking_lot::RwLock;
 use types::{HostId, Sandbox, SandboxId, Status};
 use warren_core::lifecycle::Observed;
 use warren_core::placement::{Placement, Record};
-use warren_core::scheduler::Candidate;
 
 use crate::cluster::Cluster;
 use crate::insight::Insight;
-
-/// Age at which what another node said of itself does not count any more.
-const HEARD_LATELY: Duration = Duration::from_secs(3);
+use crate::offers::Offers;
 
 /// The view of one node. Writers publish; readers never wait for them.
 pub struct View {
     me: HostId,
     cluster: Arc<Cluster>,
-    others: RwLock<HashMap<HostId, (Candidate, Instant)>>,
+    offers: Arc<Offers>,
     runtime: String,
     placement: ArcSwap<Placement>,
     observed: RwLock<HashMap<SandboxId, Observed>>,
@@ -39,7 +34,7 @@ impl View {
         Self {
             me,
             cluster,
-            others: RwLock::default(),
+            offers: Arc::default(),
             runtime,
             placement: ArcSwap::default(),
             observed: RwLock::default(),
@@ -121,20 +116,9 @@ impl View {
         self.observed.write().retain(|id, _| placement.owner(id).is_some());
     }
 
-    /// Takes in what another node can take.
-    pub fn hear(&self, candidate: Candidate) {
-        self.others.write().insert(candidate.node.clone(), (candidate, Instant::now()));
-    }
-
-    /// The other nodes that can be called and have said lately what they can take.
-    pub fn others(&self) -> Vec<Candidate> {
-        let placement = self.placement.load();
-        let fresh = |(candidate, heard): &(Candidate, Instant)| {
-            let lost = placement.node(&candidate.node).is_none_or(|node| node.lost || node.restarting.is_some());
-            (!lost && heard.elapsed() < HEARD_LATELY && self.cluster.reaches(&candidate.node))
-                .then(|| candidate.clone())
-        };
-        self.others.read().values().filter_map(fresh).collect()
+    /// What each node can take.
+    pub fn offers(&self) -> &Arc<Offers> {
+        &self.offers
     }
 
     /// What is seen of a sandbox.

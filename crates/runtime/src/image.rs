@@ -50,6 +50,15 @@ pub struct ImageFacts {
     pub env: Vec<(String, String)>,
 }
 
+/// An image that is there, and what it is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedImage {
+    /// The engine's id of it.
+    pub id: String,
+    /// With tags first, then with digests.
+    pub names: Vec<String>,
+}
+
 /// Why a reference means no image.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ResolveError {
@@ -71,6 +80,8 @@ pub(crate) struct ImageCache {
     /// whichever process. One look at it replaces an event stream that sees only some of them.
     record: PathBuf,
     entries: Mutex<HashMap<String, Entry>>,
+    /// References that the local store did not have when it was in that state.
+    missing: Mutex<HashMap<String, (Option<Stamp>, Instant)>>,
     /// One look at a time for each reference, so that one pull serves all who wait.
     turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -81,9 +92,9 @@ struct Entry {
     at: Instant,
 }
 
-/// One state of the record.
+/// One state of the store's record of its images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+pub struct Stamp {
     inode: u64,
     size: u64,
     seconds: i64,
@@ -95,6 +106,7 @@ impl ImageCache {
         Self {
             record: graph_root.join("overlay-images").join("images.json"),
             entries: Mutex::new(HashMap::new()),
+            missing: Mutex::new(HashMap::new()),
             turns: Mutex::new(HashMap::new()),
         }
     }
@@ -121,6 +133,21 @@ impl ImageCache {
         (entry.seen == stamp && entry.at.elapsed() < fresh).then(|| entry.answer.clone())
     }
 
+    fn is_missing(&self, reference: &str) -> bool {
+        let stamp = self.stamp();
+        let fresh = if stamp.is_some() { FACTS_FRESH } else { FACTS_FRESH_UNWATCHED };
+        let missing = self.missing.lock();
+        missing.get(reference).is_some_and(|(seen, at)| *seen == stamp && at.elapsed() < fresh)
+    }
+
+    fn put_missing(&self, reference: &str, seen: Option<Stamp>) {
+        let mut missing = self.missing.lock();
+        if missing.len() >= REMEMBERED_MAX {
+            missing.clear();
+        }
+        missing.insert(reference.to_owned(), (seen, Instant::now()));
+    }
+
     fn put(&self, reference: &str, answer: Answer, seen: Option<Stamp>) {
         let mut entries = self.entries.lock();
         if entries.len() >= REMEMBERED_MAX {
@@ -139,15 +166,57 @@ impl ImageCache {
 }
 
 impl Engine {
-    /// How many images are there, those of stores beside the engine's own included. An engine call: not for a
+    /// All images that are there, those of stores beside the engine's own included. An engine call: not for a
     /// request's way.
     ///
     /// # Errors
     /// The engine failed.
-    pub async fn images_count(&self) -> Result<usize, EngineError> {
+    pub async fn list_images(&self) -> Result<Vec<ListedImage>, EngineError> {
         let options = ImageListOpts::builder().build();
         let listed = timed("image list", IMAGE_LIST_LIMIT, self.inner.podman.images().list(&options)).await?;
-        Ok(listed.len())
+        let image = |summary: podman_api::models::LibpodImageSummary| {
+            let tags = summary.repo_tags.unwrap_or_default();
+            let digests = summary.repo_digests.unwrap_or_default();
+            // The engine's words for a name that it does not know.
+            let names = tags.into_iter().chain(digests).filter(|name| !name.contains("<none>")).collect();
+            Some(ListedImage { id: summary.id?, names })
+        };
+        Ok(listed.into_iter().filter_map(image).collect())
+    }
+
+    /// The state of the store's record of images, which changes with every image and name; none where it can not be
+    /// watched. Costs one look at a file.
+    #[must_use]
+    pub fn images_stamp(&self) -> Option<Stamp> {
+        self.inner.images.stamp()
+    }
+
+    /// What image a reference means here; none where it is not in the local store. Nothing is pulled.
+    /// While the store does not change, the answer comes from memory.
+    ///
+    /// # Errors
+    /// The engine failed.
+    pub async fn find_image(&self, reference: &str) -> Result<Option<Arc<ImageFacts>>, Arc<EngineError>> {
+        let cache = &self.inner.images;
+        let known = || match cache.get(reference) {
+            Some(Ok(facts)) => Some(Some(facts)),
+            _ => cache.is_missing(reference).then_some(None),
+        };
+        if let Some(found) = known() {
+            return Ok(found);
+        }
+        // Not the turn of those who pull: whoever only looks does not wait for a registry.
+        let seen = cache.stamp();
+        match self.look_up(reference).await.map_err(Arc::new)? {
+            Ok(facts) => {
+                cache.put(reference, Ok(Arc::clone(&facts)), seen);
+                Ok(Some(facts))
+            }
+            Err(_) => {
+                cache.put_missing(reference, seen);
+                Ok(None)
+            }
+        }
     }
 
     /// What image a reference means; it is pulled where it is not there and a registry answers.

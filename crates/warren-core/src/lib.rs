@@ -5,6 +5,7 @@
 //! the environment or the order of a hash map.
 
 pub mod fresh;
+pub mod images;
 pub mod lease;
 pub mod lifecycle;
 pub mod membership;
@@ -12,6 +13,7 @@ pub mod placement;
 pub mod reconcile;
 pub mod repair;
 pub mod scheduler;
+pub mod slot_digest;
 pub mod step;
 pub mod warm_pool;
 pub mod wiring;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use types::{ErrorCode, Generation, HostId, OnNodeLoss, SandboxId, Timestamp};
 
 use crate::placement::{DestroyReason, Failure, Kind, Placement, Record, Wanted};
-use crate::scheduler::{Candidate, choose};
+use crate::scheduler::{Ask, AskedImage, Candidate, choose};
 
 /// Sandboxes that are being placed again at once: each costs its new owner a slot.
 pub const UNDER_WAY_MAX: usize = 16;
@@ -74,15 +74,20 @@ impl Repairs {
                 concerned.insert(id, next);
                 repairs.push(Repair::Propose(kind));
             } else if may_move(record) && self.under_way.len() < UNDER_WAY_MAX {
-                let need = &record.place.spec.resources;
-                let Ok(on) = choose(&candidates, need) else {
+                let need = record.place.spec.resources;
+                // The very image, since the reference may name another one by now.
+                let (shape, image) = (record.place.spec.slot_shape(), AskedImage::Exactly);
+                let Ok(choice) = choose(&candidates, &Ask { need, shape, image, tried: Vec::new() }) else {
                     continue;
                 };
+                let on = choice.node;
                 // The next choice knows of this one.
                 if let Some(chosen) = candidates.iter_mut().find(|candidate| candidate.node == on) {
-                    chosen.sandboxes += 1;
-                    chosen.memory_promised = chosen.memory_promised.saturating_add(need.memory);
-                    chosen.warm = chosen.warm.saturating_sub(1);
+                    chosen.claimed.add(&need);
+                    chosen.sent.add(&need);
+                    if let Some(shape) = choice.warm {
+                        chosen.take_warm(shape, 1);
+                    }
                 }
                 self.under_way.insert(id, on.clone());
                 repairs.push(Repair::Replace { id, generation: record.place.generation, on });
@@ -135,8 +140,11 @@ mod tests {
     use types::Incarnation;
 
     use super::*;
+    use crate::images::Images;
     use crate::placement::{Command, Place, Presence};
+    use crate::scheduler::Warm;
     use crate::script::{self, host, id};
+    use crate::slot_digest::SlotDigest;
 
     fn apply(map: &mut Placement, kind: Kind) {
         map.apply(map.applied() + 1, &Command { time: Timestamp(0), kind });
@@ -170,15 +178,13 @@ mod tests {
     }
 
     fn candidate(name: &str) -> Candidate {
+        let shape = SlotDigest::of(&script::spec().slot_shape());
         Candidate {
-            node: host(name),
-            here: false,
-            sandboxes: 0,
             sandboxes_max: 10,
-            memory_promised: 0,
             memory_max: 10 << 30,
-            warm: 1,
+            warm: vec![Warm { shape, ready: 1 }],
             closed: None,
+            ..Candidate::unknown(host(name), "")
         }
     }
 
@@ -216,6 +222,19 @@ mod tests {
         repairs.ended(61_000, id("a"), false);
         assert!(repairs.plan(62_999, Timestamp(0), &map, candidates()).is_empty(), "twice as long");
         assert_eq!(repairs.plan(63_000, Timestamp(0), &map, vec![candidate("n3")]), [replace("a", "n3")]);
+    }
+
+    #[test]
+    fn they_begin_again_only_from_their_very_image() {
+        let map = map(&[("a", OnNodeLoss::Restart)]);
+        let with = |name: &str, id: &str| {
+            let images = Images::new([(id.to_owned(), [format!("localhost/{}:latest", script::spec().image)])], true);
+            Candidate { images: Arc::new(images), ..candidate(name) }
+        };
+        let (right, wrong) = (script::spec().image_id, "another".to_owned());
+        let plan = |candidates| Repairs::default().plan(0, Timestamp(0), &map, candidates);
+        assert_eq!(plan(vec![with("n2", &wrong), with("n3", &right)]), [replace("a", "n3")]);
+        assert!(plan(vec![with("n2", &wrong)]).is_empty(), "its reference means another image there");
     }
 
     #[test]

@@ -233,7 +233,9 @@ impl WarmPool {
 
     fn claim(&mut self, now: Timestamp, fresh: &mut dyn FreshIds, plan: Box<CreatePlan>, out: &mut Vec<Output>) {
         let wanted = plan.spec.slot_shape();
-        if wanted.image == self.target.shape.image && wanted.image_id != self.target.shape.image_id {
+        // One that begins again keeps the image that it had elsewhere, or had before: that says nothing of this node.
+        let resolved_here = plan.again.is_none();
+        if resolved_here && wanted.image == self.target.shape.image && wanted.image_id != self.target.shape.image_id {
             // The reference names another image by now: what stands ready is of the old one.
             let mut target = self.target.clone();
             target.shape.image_id.clone_from(&wanted.image_id);

@@ -2,7 +2,7 @@
 
 use imbl::OrdMap;
 use types::limits::IDEMPOTENCY_KEY_HOURS;
-use types::{Generation, HostId, IdempotencyKey, Incarnation, SandboxId, Timestamp};
+use types::{Generation, HostId, IdempotencyKey, Incarnation, Resources, SandboxId, Timestamp};
 
 use super::command::{Command, DestroyReason, Failure, Kind, Place, Presence, Wanted};
 use super::outcome::{Outcome, Refusal};
@@ -81,6 +81,24 @@ pub struct Load {
     pub sandboxes: u64,
     /// Bytes of memory.
     pub memory: u64,
+    /// Thousand-millionths of a processor.
+    pub cpu: u64,
+}
+
+impl Load {
+    /// One sandbox of this size more.
+    pub fn add(&mut self, size: &Resources) {
+        self.sandboxes = self.sandboxes.saturating_add(1);
+        self.memory = self.memory.saturating_add(size.memory);
+        self.cpu = self.cpu.saturating_add(size.cpu);
+    }
+
+    /// One sandbox of this size less.
+    pub fn take(&mut self, size: &Resources) {
+        self.sandboxes = self.sandboxes.saturating_sub(1);
+        self.memory = self.memory.saturating_sub(size.memory);
+        self.cpu = self.cpu.saturating_sub(size.cpu);
+    }
 }
 
 /// The replicated map. Cheap to clone: a published copy shares its structure with the next one.
@@ -427,9 +445,7 @@ impl Placement {
     pub(super) fn insert(&mut self, record: Record) {
         let place = &record.place;
         if record.failure.is_none() {
-            let load = self.loads.entry(place.owner.clone()).or_default();
-            load.sandboxes += 1;
-            load.memory = load.memory.saturating_add(place.spec.resources.memory);
+            self.loads.entry(place.owner.clone()).or_default().add(&place.spec.resources);
             if place.slot != place.id {
                 self.slots.insert(place.slot, place.id);
             }
@@ -446,8 +462,7 @@ impl Placement {
         if record.failure.is_none() {
             self.slots.remove(&place.slot);
             if let Some(load) = self.loads.get_mut(&place.owner) {
-                load.sandboxes = load.sandboxes.saturating_sub(1);
-                load.memory = load.memory.saturating_sub(place.spec.resources.memory);
+                load.take(&place.spec.resources);
                 if load.sandboxes == 0 {
                     self.loads.remove(&place.owner);
                 }

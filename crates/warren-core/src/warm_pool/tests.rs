@@ -5,10 +5,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use types::{Incarnation, Timestamp};
+use types::{Generation, Incarnation, Timestamp};
 
 use super::*;
-use crate::lifecycle::Ticket;
+use crate::lifecycle::{Again, Ticket};
 use crate::script::{self, Words, error, host, letter};
 
 struct Script {
@@ -41,6 +41,7 @@ impl Script {
                 let mut spec = script::spec();
                 spec.image_id = words.opt("image").unwrap_or("i1").into();
                 spec.writable_rootfs = words.opt("rootfs") != Some("read-only");
+                let again = words.opt("again").map(|id| Again { id: script::id(id), generation: Generation(2) });
                 self.tickets += 1;
                 Input::Claim(Box::new(CreatePlan {
                     ticket: Ticket(self.tickets),
@@ -50,7 +51,7 @@ impl Script {
                     sealed_env: script::sealed_env(),
                     expires_at: None,
                     key: None,
-                    again: None,
+                    again,
                 }))
             }
             "adopted" => Input::Adopted(script::id(words.next())),
@@ -424,6 +425,25 @@ fn a_claim_that_names_a_newer_image_turns_the_pool_to_it() {
           wake at 20
         at 20
           make d of i2
+        pool
+          ready [], 1 warm, 1 cold, no error
+        ",
+    );
+}
+
+#[test]
+fn one_that_begins_again_with_the_image_of_another_node_leaves_the_slots_alone() {
+    check(
+        1,
+        "
+        open
+          make a of i1
+        made a
+        claim image i2 again z
+          give b cold to 1
+        claim again z
+          give a warm to 2
+          wake at 20
         pool
           ready [], 1 warm, 1 cold, no error
         ",
