@@ -34,6 +34,7 @@ pub use consensus::{Consensus, Status};
 pub use contract::{Committed, DropReason, Input, Output, SnapshotRefusal};
 pub use durable::{Inconsistent, LogPosition, Recovered, Snapshot, SnapshotWrite, WriteBatch};
 pub use leadership::Leadership;
+pub use peer_message::sender;
 pub use proposal::ProposalId;
 pub use reads::{READ_RETRY_TICKS, READS_WAITING_MAX};
 pub use store::{CounterReadings, Counters, OpenError, Store, WriteError};

@@ -3,6 +3,7 @@
 use crate::contract::Output;
 use bytes::Bytes;
 use prost_011::Message as _;
+use prost_011::encoding::decode_varint;
 use raft::eraftpb::{EntryType, Message, MessageType};
 
 /// A peer's message, unless raft had better not see it.
@@ -13,6 +14,20 @@ pub(crate) fn read(message: &Bytes, id: u64) -> Option<Message> {
         Err(error) => tracing::warn!(%error, "a peer's message can not be read"),
     }
     None
+}
+
+/// The member that a message says it is from, without reading the rest; none where it can not be read.
+pub fn sender(message: &[u8]) -> Option<u64> {
+    const FROM: u64 = 3;
+    let mut rest = message;
+    loop {
+        // Fields come in the order of their numbers, and those up to this one are plain numbers.
+        let key = decode_varint(&mut rest).ok()?;
+        let value = if key & 7 == 0 { decode_varint(&mut rest).ok()? } else { return None };
+        if key >> 3 == FROM {
+            return Some(value);
+        }
+    }
 }
 
 pub(crate) fn send(messages: Vec<Message>, out: &mut Vec<Output>) {
@@ -46,6 +61,19 @@ fn is_sound(message: &Message, id: u64) -> bool {
 mod tests {
     use super::*;
     use raft::eraftpb::Entry;
+
+    #[test]
+    fn the_sender_is_read_off_the_front() {
+        for (to, from) in [(1, 2), (300, u64::MAX), (0, 7)] {
+            let entries = vec![Entry { index: 9, ..Entry::default() }];
+            let mut message = Message { to, from, term: 5, entries, ..Message::default() };
+            message.set_msg_type(MessageType::MsgAppend);
+            assert_eq!(sender(&message.encode_to_vec()), Some(from));
+        }
+        for broken in [&b""[..], b"\xff", b"\x08", b"\x08\x01\x12\x01x"] {
+            assert_eq!(sender(broken), None, "{broken:?}");
+        }
+    }
 
     #[test]
     fn only_sound_messages_are_read() {

@@ -77,6 +77,15 @@ impl Cluster {
         }
     }
 
+    /// A node speaks in the log's own protocol as this member. The map may say so only later, and cannot come before
+    /// the member is answered: it may be the leader, under a new id since its store was lost.
+    pub fn speaks_as(&self, host: &HostId, member: u64) {
+        let known = self.members.read().get(&member) == Some(host);
+        if !known && self.others.read().contains_key(host) {
+            self.members.write().insert(member, host.clone());
+        }
+    }
+
     /// Sends a message of the log's own protocol; false where it is surely lost.
     pub fn send_raft(&self, member: u64, message: Bytes) -> bool {
         let host = self.members.read().get(&member).cloned();

@@ -96,7 +96,7 @@ impl Inside {
         let peer = stream.peer().clone();
         loop {
             match stream.recv().await {
-                Ok(Some(Message::Raft(message))) => self.consensus.do_send(FromPeer(message)),
+                Ok(Some(Message::Raft(message))) => self.consensus.do_send(FromPeer(peer.clone(), message)),
                 Ok(Some(Message::Heartbeat(beat))) => {
                     let (incarnation, number) = (Incarnation(beat.incarnation), beat.sequence);
                     self.consensus.do_send(Heard(Beat { host: peer.clone(), incarnation, number }));

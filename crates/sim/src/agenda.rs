@@ -7,6 +7,8 @@ use types::{SandboxId, Timestamp};
 use warren_core::lifecycle::Ticket;
 
 use crate::clients::Op;
+use crate::network::Packet;
+use crate::rng::Rng;
 
 /// The wall clock at the start of every run, in milliseconds since the Unix epoch.
 const EPOCH_MS: u64 = 1_800_000_000_000;
@@ -36,11 +38,25 @@ pub enum Event {
     WakePool(usize, u64),
     /// A node's process begins.
     Start(usize),
+    /// A packet reaches a host, from another.
+    Arrives(usize, usize, Packet),
+    /// A node waits no longer for another one's answer to a call.
+    CallLost(usize, u64, u64),
+    /// Two nodes, or groups of them, can not reach each other for a while.
+    Cut,
+    /// What a cut has separated is whole again.
+    Healed(u64),
+    /// A node dies.
+    Crash,
+    /// A node stands still for a while.
+    StandsStill,
+    /// A host loses its log.
+    StoreLost,
     /// A container on a node dies by itself.
     Death(usize),
     /// A container on a node dies just now, of all moments.
     DeathOf(usize, SandboxId),
-    /// Somebody sets the wall clock.
+    /// Somebody sets a host's wall clock.
     ClockSet,
     /// A client makes its next request.
     Turn(usize),
@@ -54,6 +70,8 @@ pub enum Event {
     Broken(bool),
     /// Faults end.
     Calm,
+    /// A further host comes to the cluster.
+    Comes(usize),
     /// Somebody wants a sandbox after the faults have ended.
     Poke,
 }
@@ -85,12 +103,22 @@ impl Ord for Scheduled {
     }
 }
 
-/// The queue of events, and the virtual clock.
+/// The clocks of one host. No two read the same.
+#[derive(Debug, Clone, Default)]
+struct Clocks {
+    /// How far the wall clock was set forward, less how far it was set back.
+    set_ms: i64,
+    /// What the clock that is never set read at the start of the run.
+    boot_ms: u64,
+    /// By how many parts in a million it is too fast.
+    fast_ppm: i64,
+}
+
+/// The queue of events, the virtual time, and the hosts' clocks.
 #[derive(Debug, Default)]
 pub struct Agenda {
     now_us: u64,
-    /// How far the wall clock was set forward, less how far it was set back.
-    set_ms: i64,
+    clocks: Vec<Clocks>,
     last: u64,
     heap: BinaryHeap<Reverse<Scheduled>>,
 }
@@ -102,15 +130,35 @@ impl Agenda {
         self.now_us
     }
 
-    /// The wall clock that the cores are given.
-    #[must_use]
-    pub fn wall(&self) -> Timestamp {
-        Timestamp((EPOCH_MS + self.now_us / 1_000).saturating_add_signed(self.set_ms))
+    /// A further host's clocks. One alone has no other to differ from.
+    pub fn add_clocks(&mut self, alone: bool, rng: &mut Rng) {
+        let (set_ms, fast_ppm) =
+            if alone { (0, 0) } else { (rng.below(4_000) as i64 - 2_000, rng.below(600) as i64 - 300) };
+        self.clocks.push(Clocks { set_ms, boot_ms: rng.below(1_000_000_000), fast_ppm });
     }
 
-    /// Sets the wall clock forward or back.
-    pub fn set_clock(&mut self, by_ms: i64) {
-        self.set_ms += by_ms;
+    /// The wall clock that the cores on a host are given.
+    #[must_use]
+    pub fn wall(&self, host: usize) -> Timestamp {
+        Timestamp((EPOCH_MS + self.now_us / 1_000).saturating_add_signed(self.clocks[host].set_ms))
+    }
+
+    /// Milliseconds by a host's clock that is never set.
+    #[must_use]
+    pub fn boot_ms(&self, host: usize) -> u64 {
+        let Clocks { boot_ms, fast_ppm, .. } = self.clocks[host];
+        boot_ms + self.now_us.saturating_add_signed(self.now_us as i64 / 1_000_000 * fast_ppm) / 1_000
+    }
+
+    /// Sets a host's wall clock forward or back.
+    pub fn set_clock(&mut self, host: usize, by_ms: i64) {
+        self.clocks[host].set_ms += by_ms;
+    }
+
+    /// Sets every host's wall clock right.
+    pub fn set_clocks_right(&mut self) {
+        let latest = self.clocks.iter().map(|clocks| clocks.set_ms).max().unwrap_or_default();
+        self.clocks.iter_mut().for_each(|clocks| clocks.set_ms = latest);
     }
 
     /// Has something happen so many microseconds from now.
@@ -119,11 +167,11 @@ impl Agenda {
         self.heap.push(Reverse(Scheduled { at_us: self.now_us + delay_us, number: self.last, event }));
     }
 
-    /// Has something happen when the wall clock would read this if nobody set it meanwhile, or at once where it is
-    /// past: timers run on another clock.
-    pub fn at_wall(&mut self, at: Timestamp, event: Event) {
+    /// Has something happen when a host's wall clock would read this if nobody set it meanwhile, or at once where it
+    /// is past: timers run on another clock.
+    pub fn at_wall(&mut self, host: usize, at: Timestamp, event: Event) {
         let part_us = self.now_us % 1_000;
-        self.after(at.ms_since(self.wall()).saturating_mul(1_000).saturating_sub(part_us), event);
+        self.after(at.ms_since(self.wall(host)).saturating_mul(1_000).saturating_sub(part_us), event);
     }
 
     /// The next event; time moves to it.

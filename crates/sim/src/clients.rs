@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use types::{ErrorCode, IdempotencyKey, SandboxId, Status, WarrenError};
+use types::{ErrorCode, IdempotencyKey, OnNodeLoss, SandboxId, Status, WarrenError};
 use warren_core::lifecycle::{Answer, Ticket};
 
 use crate::fake_engine::IMPOSSIBLE_IMAGE;
@@ -20,6 +20,12 @@ const REMEMBERED_MAX: usize = 24;
 /// Microseconds after which a client waits no longer. Shorter than the slowest create, so that retries meet creates
 /// that are still under way.
 const PATIENCE_US: u64 = 20_000_000;
+
+/// What an image's name stands for, while the template's is of this version.
+#[must_use]
+pub fn image_id(image: &str, version: u64) -> String {
+    if image == TEMPLATE_IMAGE { format!("{image}:{version}") } else { format!("{image}:1") }
+}
 
 /// One request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +55,8 @@ pub struct Create {
     pub image: &'static str,
     /// Milliseconds that it is to live.
     pub lifetime_ms: Option<u64>,
+    /// What becomes of it when its node is lost.
+    pub on_node_loss: OnNodeLoss,
 }
 
 impl Op {
@@ -65,8 +73,8 @@ impl Op {
 impl std::fmt::Display for Op {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Create(Create { key, image, lifetime_ms }) => {
-                write!(f, "create of {image}")?;
+            Self::Create(Create { key, image, lifetime_ms, on_node_loss }) => {
+                write!(f, "create of {image}, {on_node_loss:?}")?;
                 if let Some(key) = key {
                     write!(f, ", key {} body {}", key.scope[0], key.digest[0])?;
                 }
@@ -96,6 +104,8 @@ pub enum Reply {
     Listed(Vec<SandboxId>),
     /// Whether a command was run.
     Ran(bool),
+    /// It is out of the map, and is killed when its node is back.
+    Destroying,
 }
 
 impl std::fmt::Display for Reply {
@@ -106,6 +116,7 @@ impl std::fmt::Display for Reply {
             Self::Shown(Some(status)) => f.write_str(status.as_str()),
             Self::Shown(None) => f.write_str("not_found"),
             Self::Listed(ids) => write!(f, "{} sandboxes", ids.len()),
+            Self::Destroying => f.write_str("destroying"),
             Self::Ran(ran) => write!(f, "{}", if *ran { "ran" } else { "did not run" }),
         }
     }
@@ -211,7 +222,10 @@ impl Clients {
             _ => IMPOSSIBLE_IMAGE,
         };
         let lifetime_ms = if rng.chance(200_000) { None } else { Some(rng.between(200, 40_000)) };
-        Create { key: Some(IdempotencyKey { scope, digest: [2; 32] }), image, lifetime_ms }
+        let on_node_loss = *rng
+            .pick(&[OnNodeLoss::Wait, OnNodeLoss::Restart, OnNodeLoss::Restart, OnNodeLoss::Fail])
+            .unwrap_or(&OnNodeLoss::Wait);
+        Create { key: Some(IdempotencyKey { scope, digest: [2; 32] }), image, lifetime_ms, on_node_loss }
     }
 
     /// An answer arrives; the client that waited for it, if any does.
@@ -220,7 +234,9 @@ impl Clients {
         match reply {
             Reply::Done(Ok(Answer::Created(id))) => remember(&mut self.ids, *id),
             Reply::Listed(ids) => ids.iter().take(3).for_each(|id| remember(&mut self.ids, *id)),
-            Reply::Done(Err(error)) if error.code == ErrorCode::Unavailable => {
+            Reply::Done(Err(error))
+                if matches!(error.code, ErrorCode::Unavailable | ErrorCode::Interrupted | ErrorCode::NoQuorum) =>
+            {
                 self.maybe_again(&pending, rng);
             }
             _ => {}

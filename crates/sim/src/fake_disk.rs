@@ -56,6 +56,12 @@ impl FakeDisk {
         batches
     }
 
+    /// The entry is durable here, or a snapshot that covers it.
+    #[must_use]
+    pub fn holds(&self, index: u64, term: u64) -> bool {
+        self.durable.snapshot.at.index >= index || self.durable.term(index) == Some(term)
+    }
+
     /// Nothing waits to be flushed.
     #[must_use]
     pub fn is_idle(&self) -> bool {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use types::spec::SlotShape;
-use types::{ErrorCode, SandboxId, WarrenError};
+use types::{ErrorCode, Generation, Incarnation, SandboxId, WarrenError};
 use warren_core::reconcile::Found;
 use warren_core::step::{AgentState, Charge, Examined, Step, StepResult, step_error};
 use warren_core::wiring::Requester;
@@ -145,6 +145,8 @@ pub struct FakeEngine {
     pub containers: BTreeMap<SandboxId, Container>,
     /// Sandboxes that were activated, as this host's disk says.
     pub ledger: BTreeSet<SandboxId>,
+    /// The node's lease as its agents read it: of which life, and until when.
+    pub lease: (Incarnation, u64),
     /// Steps under way.
     pub jobs: BTreeMap<u64, Job>,
     /// This image can not be made at present.
@@ -322,11 +324,14 @@ impl FakeEngine {
         }
     }
 
-    /// Runs a command; false where its agent can not.
-    pub fn exec(&mut self, id: SandboxId) -> bool {
-        match self.containers.get_mut(&id) {
-            Some(container) if matches!(container.life, Life::Running(AgentState::Active { .. })) => {
-                container.execs += 1;
+    /// Runs a command; false where its agent can not, is of another generation, or needs a lease that has run out.
+    pub fn exec(&mut self, slot: SandboxId, asked: Generation, boot_ms: u64) -> bool {
+        let lease_ms = self.lease.1;
+        match self.containers.get_mut(&slot) {
+            Some(Container { life: Life::Running(AgentState::Active { generation, .. }), charge, execs, .. })
+                if *generation == asked && (boot_ms < lease_ms || charge.is_none_or(|charge| !charge.leased)) =>
+            {
+                *execs += 1;
                 true
             }
             _ => false,

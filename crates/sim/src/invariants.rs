@@ -28,11 +28,18 @@ macro_rules! invariants {
 }
 
 invariants! {
-    AckIsDurable "D1" "Whatever a client was told is durable at that moment: a create, a stop, a start, a destroy, and what a read shows.";
+    AckIsDurable "D1" "Whatever a client was told is durable at that moment, on a majority of those who vote: a create, a stop, a start, a destroy, and what a read shows.";
     CreateSurvives "D2" "A sandbox whose create was acknowledged stays in the map over any crash until a client asks for its end or its time has come.";
     LogIsStable "D3" "Entries are applied in growing order, and an index always holds the same entry, in every life.";
     ReplayAgrees "D4" "A map that was rebuilt from snapshot and log equals the map that one uninterrupted life would have.";
     OwnProposals "D5" "A proposal comes back to the life that made it, as it was made, and to no other.";
+    OneOwner "F1" "A generation of a sandbox has one owner and one container, for ever.";
+    GenerationsGrow "F2" "The generation of a sandbox never falls.";
+    OwnLifeOnly "F3" "A sandbox is only placed by its owner's present life.";
+    EndedStaysEnded "F4" "A sandbox that has ended is never placed again.";
+    NothingPastTheLease "F5" "No command runs in a generation that is out of date, nor past its node's lease where another node could be given the sandbox.";
+    LeaseBeforeLost "F6" "When a node counts as lost its lease has run out.";
+    KeepsWhatIsPlaced "F7" "No container is ended that the map holds on that node.";
     SlotOnce "S1" "A slot is handed out at most once.";
     OneTenant "S2" "A container serves at most one sandbox with one spec and environment.";
     PoolIsPristine "S3" "A container that was prepared, or was handed an environment, is never in the pool.";
@@ -58,6 +65,7 @@ invariants! {
     EveryoneAnswered "L3" "When faults end, nobody waits and nothing is under way.";
     ShownIsTrue "L4" "When faults end, every sandbox is shown as it is, and is as it is wanted, or shown stopped with the reason.";
     NothingOutlives "L5" "When faults end, no sandbox outlives its end by more than the time between two looks.";
+    MembersAreRight "L6" "When faults end, one node of fewer than three votes, or three of more; everybody else learns, and no id that nobody bears is a member.";
     NoPanic "X1" "No core panics.";
 }
 

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use consensus::Input;
-use types::SandboxId;
+use types::{Incarnation, SandboxId};
 use warren_core::wiring::Message;
 
+use crate::leases::Beat;
+use crate::log::Pending;
 use crate::rng::Rng;
 
 /// An actor.
@@ -28,8 +30,16 @@ pub enum Actor {
 pub enum Letter {
     /// From a core to a core.
     Core(Message),
-    /// From the disk, the clock or a reader to consensus.
+    /// From the disk, a peer or a reader to consensus.
     Consensus(Input),
+    /// The clock ticks for consensus.
+    Tick,
+    /// Somebody wants this proposed.
+    Propose(Pending),
+    /// A heartbeat was heard.
+    Beat(Beat),
+    /// A heartbeat of this life was acknowledged.
+    BeatAck(Incarnation, u64),
 }
 
 /// All mailboxes of one node.
@@ -71,6 +81,14 @@ impl Mail {
             self.boxes.remove(&actor);
         }
         Some(letter)
+    }
+
+    /// The containers about which something waits.
+    pub fn slots(&self) -> impl Iterator<Item = SandboxId> {
+        self.boxes.keys().filter_map(|actor| match actor {
+            Actor::Supervisor(slot) | Actor::Engine(slot) => Some(*slot),
+            Actor::Consensus | Actor::Pool | Actor::Clients => None,
+        })
     }
 
     /// Nothing waits.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 
-/// Deterministic simulation of a node.
+/// Deterministic simulation of a cluster.
 #[derive(Parser)]
 struct Args {
     /// One seed.
@@ -16,6 +16,9 @@ struct Args {
     /// Seeds from A up to but without B, as `A..B`.
     #[arg(long, value_parser = range)]
     seeds: Option<Range<u64>>,
+    /// Nodes of the cluster; one, three or five by the seed unless it is given.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=9))]
+    nodes: Option<u64>,
     /// Print what happens.
     #[arg(long)]
     trace: bool,
@@ -47,7 +50,7 @@ fn main() -> ExitCode {
     let seeds = match (args.seed, args.seeds) {
         (Some(seed), _) => seed..seed + 1,
         (None, Some(seeds)) => seeds,
-        (None, None) => 0..200,
+        (None, None) => 0..300,
     };
     let bug = args.bug.map(|plant| match plant {
         Plant::AnswerBeforeFlush => sim::Bug::AnswerBeforeFlush,
@@ -58,13 +61,14 @@ fn main() -> ExitCode {
     let (mut events, mut lives) = (0, 0);
     let count = seeds.clone().count();
     for seed in seeds {
-        let report = sim::run(seed, bug, args.trace);
+        let nodes = args.nodes.map_or_else(|| sim::nodes_of(seed), |nodes| nodes as usize);
+        let report = sim::run_with(nodes, seed, bug, args.trace);
         print_lines(&report.lines);
         events += report.events;
         lives += report.lives;
         if count == 1 || report.violation.is_some() {
             println!(
-                "seed {seed}: {} events, {} lives, {} virtual seconds, trace {:016x}",
+                "seed {seed}, {nodes} nodes: {} events, {} lives, {} virtual seconds, trace {:016x}",
                 report.events, report.lives, report.seconds, report.hash
             );
         }

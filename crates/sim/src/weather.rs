@@ -17,8 +17,36 @@ pub enum Bug {
 /// own, and leaves some faults out altogether: a fault that is everywhere hides the others.
 #[derive(Debug, Clone)]
 pub struct Weather {
+    /// Nodes of the cluster from its beginning.
+    pub nodes: usize,
+    /// Another node comes to the cluster in the middle of it.
+    pub another_comes: bool,
     /// A crash instead of the next event.
     pub crash_ppm: u64,
+    /// Time between two crashes of some node; zero for none.
+    pub crash_every_us: u64,
+    /// Time between two nodes that stand still; zero for none.
+    pub still_every_us: u64,
+    /// A node stands still for at most this long.
+    pub still_us_max: u64,
+    /// Time between two losses of a host's log; zero for none.
+    pub store_lost_every_us: u64,
+    /// Time between two cuts of the network; zero for none.
+    pub cut_every_us: u64,
+    /// A cut lasts at most this long.
+    pub cut_us_max: u64,
+    /// A packet takes at most this long.
+    pub packet_us_max: u64,
+    /// A packet takes much longer.
+    pub packet_slow_ppm: u64,
+    /// How much longer at most.
+    pub packet_slow_us_max: u64,
+    /// A packet is lost.
+    pub packet_lost_ppm: u64,
+    /// A packet arrives twice.
+    pub packet_twice_ppm: u64,
+    /// The answer to a client is lost.
+    pub answer_lost_ppm: u64,
     /// A step fails, before its effect, half way or after it.
     pub step_fails_ppm: u64,
     /// A step that fails does so by its time-out.
@@ -63,9 +91,24 @@ pub struct Weather {
 
 impl Weather {
     /// The weather of one seed.
-    pub fn draw(rng: &mut Rng, bug: Option<Bug>) -> Self {
+    pub fn draw(nodes: usize, rng: &mut Rng, bug: Option<Bug>) -> Self {
+        let several = nodes > 1;
         let mut sometimes = |value: u64| if rng.chance(700_000) { rng.between(1, value) } else { 0 };
-        let crash_ppm = sometimes(8_000);
+        // Many more events in several nodes, and a cluster has to get somewhere between its crashes.
+        let crash_ppm = sometimes(if several { 300 } else { 8_000 });
+        let mut in_several = |value: u64| if several { sometimes(value) } else { 0 };
+        let mut every = |value: u64| match in_several(value) {
+            0 => 0,
+            every => every + 1_000_000,
+        };
+        let crash_every_us = every(12_000_000);
+        let still_every_us = every(25_000_000);
+        let cut_every_us = every(15_000_000);
+        let packet_slow_ppm = in_several(40_000);
+        let packet_lost_ppm = in_several(60_000);
+        let packet_twice_ppm = in_several(60_000);
+        let answer_lost_ppm = in_several(60_000);
+        let store_lost = in_several(3) == 3;
         let step_fails_ppm = sometimes(150_000);
         let step_hangs_ppm = sometimes(200_000);
         let flush_fails_ppm = sometimes(10_000);
@@ -80,9 +123,24 @@ impl Weather {
         let think_us = *rng.pick(&[20_000, 200_000, 1_000_000]).unwrap_or(&200_000);
         // A long and quiet one now and then: a template that keeps failing is only given up in minutes.
         let long = rng.chance(120_000);
+        let long = long && !several;
         let (broken_every_us, crash_ppm) = if long { (300_000_000, 0) } else { (broken_every_us, crash_ppm) };
         Self {
+            nodes,
+            another_comes: several && rng.chance(400_000),
             crash_ppm,
+            crash_every_us,
+            still_every_us,
+            still_us_max: *rng.pick(&[500_000, 5_000_000, 12_000_000]).unwrap_or(&500_000),
+            store_lost_every_us: if store_lost { 15_000_000 } else { 0 },
+            cut_every_us,
+            cut_us_max: *rng.pick(&[1_000_000, 5_000_000, 15_000_000]).unwrap_or(&1_000_000),
+            packet_us_max: *rng.pick(&[300, 3_000, 40_000]).unwrap_or(&300),
+            packet_slow_ppm,
+            packet_slow_us_max: *rng.pick(&[100_000, 1_000_000, 8_000_000]).unwrap_or(&100_000),
+            packet_lost_ppm,
+            packet_twice_ppm,
+            answer_lost_ppm,
             step_fails_ppm,
             step_hangs_ppm,
             flush_fails_ppm,
@@ -109,6 +167,14 @@ impl Weather {
     /// From here on nothing fails any more.
     pub fn calm(&mut self) {
         self.crash_ppm = 0;
+        self.crash_every_us = 0;
+        self.still_every_us = 0;
+        self.store_lost_every_us = 0;
+        self.cut_every_us = 0;
+        self.packet_slow_ppm = 0;
+        self.packet_lost_ppm = 0;
+        self.packet_twice_ppm = 0;
+        self.answer_lost_ppm = 0;
         self.step_fails_ppm = 0;
         self.step_hangs_ppm = 0;
         self.flush_fails_ppm = 0;

@@ -2,25 +2,25 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use types::{HostId, Incarnation, SandboxId};
-use warren_core::warm_pool::Target;
+use types::{HostId, Incarnation, OnNodeLoss, SandboxId};
+use warren_core::lifecycle::Ticket;
+use warren_core::step::StepResult;
+use warren_core::warm_pool::{Input as PoolInput, Target};
+use warren_core::wiring::{self, Message};
 
 use crate::agenda::{Agenda, Event};
-use crate::clients::{Clients, Create, Op, Send, TEMPLATE_IMAGE};
+use crate::clients::{Clients, Create, Op, Send, TEMPLATE_IMAGE, image_id};
 use crate::fake_disk::FakeDisk;
 use crate::fake_engine::{ANSWER_US_MAX, Act, Container, FakeEngine, Job, Life, Progress, Work};
 use crate::front::{RESOURCES, SANDBOXES_MAX, spec};
 use crate::invariants::{Invariant, Violation};
 use crate::mail::{Actor, Letter};
-use crate::node::{Node, Outside, Phase};
-use crate::oracle::Oracle;
+use crate::network::{Network, Packet};
+use crate::node::{Identity, Node, Outside, Phase};
+use crate::oracle::{Fresh, Oracle};
 use crate::rng::Rng;
 use crate::trace::Trace;
 use crate::weather::{Bug, Weather};
-
-use warren_core::step::StepResult;
-use warren_core::warm_pool::Input as PoolInput;
-use warren_core::wiring::{self, Message};
 
 /// Microseconds after the last fault by which all must be as it is wanted: the pool's longest pause, a step's
 /// time-out and the longest pause of a removal, each with room.
@@ -30,6 +30,12 @@ const CALM_US_MAX: u64 = 900_000_000;
 /// much as the clock may have been set by.
 const LIFETIME_US_MAX: u64 = 120_000_000;
 
+/// Events of one run: far more than any needs.
+const EVENTS_MAX: u64 = 3_000_000;
+
+/// Microseconds after which a newcomer that heard nothing asks again.
+const ASK_AGAIN_US: u64 = 2_000_000;
+
 /// What outlives a node's process, and the process.
 pub struct Host {
     pub(crate) name: HostId,
@@ -37,6 +43,18 @@ pub struct Host {
     pub(crate) engine: FakeEngine,
     /// On the host's disk: the last life's number.
     pub(crate) incarnation: Incarnation,
+    /// On the host's disk: its id in the log, where it has joined.
+    pub(crate) member: Option<u64>,
+    /// On the host's disk: it began the cluster.
+    pub(crate) first: bool,
+    /// On the host's disk: who bears which member id, as it was told when it joined.
+    told_of: Vec<(u64, usize)>,
+    /// The number of its last asking to be let in.
+    ask: u64,
+    /// Its node's process stands still until then.
+    pub(crate) still_until_us: u64,
+    /// Processes so far.
+    lives: u64,
     pub(crate) node: Option<Node>,
 }
 
@@ -47,6 +65,7 @@ pub struct World {
     pub(crate) weather: Weather,
     pub(crate) oracle: Oracle,
     trace: Trace,
+    pub(crate) network: Network,
     pub(crate) hosts: Vec<Host>,
     clients: Clients,
     /// What the template's image stands for; grows with each change.
@@ -54,7 +73,7 @@ pub struct World {
     pub(crate) calm: bool,
     poked: bool,
     events: u64,
-    foreign: Vec<(SandboxId, Container)>,
+    foreign: Vec<(usize, SandboxId, Container)>,
 }
 
 /// How a run ended.
@@ -79,14 +98,15 @@ pub struct Report {
 impl World {
     /// The world of one seed, before anything happens.
     #[must_use]
-    pub fn new(seed: u64, bug: Option<Bug>, keep_trace: bool) -> Self {
+    pub fn new(nodes: usize, seed: u64, bug: Option<Bug>, keep_trace: bool) -> Self {
         let mut rng = Rng::new(seed);
-        let weather = Weather::draw(&mut rng, bug);
+        let weather = Weather::draw(nodes, &mut rng, bug);
         let mut world = Self {
             agenda: Agenda::default(),
             rng,
             weather,
-            oracle: Oracle::default(),
+            oracle: Oracle::new(bug),
+            network: Network::default(),
             trace: Trace::new(keep_trace),
             hosts: Vec::new(),
             clients: Clients::default(),
@@ -102,25 +122,56 @@ impl World {
     }
 
     fn build(&mut self) {
-        let mut engine = FakeEngine::default();
-        let life = Life::Running(warren_core::step::AgentState::Bare);
-        let shape = spec(TEMPLATE_IMAGE, "python:1").slot_shape();
-        let foreign = Container { ours: false, shape, life, charge: None, env: None, execs: 0 };
-        let id = self.rng.sandbox_id();
-        self.foreign.push((id, foreign.clone()));
-        engine.containers.insert(id, foreign);
-        let name = HostId::new("host-1");
-        let disk = FakeDisk::default();
-        self.hosts.push(Host { name, disk, engine, incarnation: Incarnation(0), node: None });
-        self.agenda.after(0, Event::Start(0));
+        for host in 0..self.weather.nodes {
+            self.add_host();
+            // Those that join do so one after another, or all at once.
+            let delay_us = if host == 0 { 0 } else { self.rng.below(4_000_000) };
+            self.agenda.after(delay_us, Event::Start(host));
+        }
+        if self.weather.another_comes {
+            let delay_us = self.rng.below(self.weather.storm_us);
+            self.agenda.after(delay_us, Event::Comes(self.weather.nodes));
+        }
         for client in 0..self.weather.clients {
             self.agenda.after(self.rng.below(500_000), Event::Turn(client));
         }
         self.agenda.after(self.weather.storm_us, Event::Calm);
-        self.later(self.weather.death_every_us, Event::Death(0));
+        for host in 0..self.weather.nodes {
+            self.later(self.weather.death_every_us, Event::Death(host));
+        }
         self.later(self.weather.clock_set_every_us, Event::ClockSet);
         self.later(self.weather.retarget_every_us, Event::Retarget);
         self.later(self.weather.broken_every_us, Event::Broken(true));
+        self.later(self.weather.cut_every_us, Event::Cut);
+        self.later(self.weather.crash_every_us, Event::Crash);
+        self.later(self.weather.still_every_us, Event::StandsStill);
+        self.later(self.weather.store_lost_every_us, Event::StoreLost);
+    }
+
+    fn add_host(&mut self) {
+        let host = self.hosts.len();
+        let mut engine = FakeEngine::default();
+        let life = Life::Running(warren_core::step::AgentState::Bare);
+        let shape = spec(TEMPLATE_IMAGE, "python:1", OnNodeLoss::Wait).slot_shape();
+        let foreign = Container { ours: false, shape, life, charge: None, env: None, execs: 0 };
+        let id = self.rng.sandbox_id();
+        self.foreign.push((host, id, foreign.clone()));
+        engine.containers.insert(id, foreign);
+        self.network.add_host();
+        self.agenda.add_clocks(self.weather.nodes == 1, &mut self.rng);
+        self.hosts.push(Host {
+            name: HostId::new(format!("host-{}", host + 1)),
+            disk: FakeDisk::default(),
+            engine,
+            incarnation: Incarnation(0),
+            member: (host == 0).then_some(1),
+            first: host == 0,
+            told_of: Vec::new(),
+            ask: 0,
+            still_until_us: 0,
+            lives: 0,
+            node: None,
+        });
     }
 
     /// Has something happen after about this long, if at all.
@@ -147,7 +198,7 @@ impl World {
             seed,
             hash: self.trace.hash(),
             events: self.events,
-            lives: self.hosts.iter().map(|host| host.incarnation.0).sum(),
+            lives: self.hosts.iter().map(|host| host.lives).sum(),
             seconds: self.agenda.now_us() / 1_000_000,
             violation: self.oracle.violation().cloned(),
             lines: self.trace.into_lines(),
@@ -157,8 +208,17 @@ impl World {
     fn run_on(&mut self) {
         while let Some(event) = self.agenda.next() {
             self.events += 1;
-            for host in 0..self.hosts.len() {
-                if self.hosts[host].node.is_some() && self.rng.chance(self.weather.crash_ppm) {
+            if self.events > EVENTS_MAX {
+                self.oracle.broken(Invariant::EveryoneAnswered, format!("no end after {EVENTS_MAX} events"));
+                return;
+            }
+            if let Some(host) = self.process_of(&event) {
+                if self.agenda.now_us() < self.hosts[host].still_until_us {
+                    let delay_us = self.hosts[host].still_until_us - self.agenda.now_us();
+                    self.agenda.after(delay_us, event);
+                    continue;
+                }
+                if self.rng.chance(self.weather.crash_ppm) {
                     self.crash(host, "kill -9");
                 }
             }
@@ -169,7 +229,7 @@ impl World {
             }
             // Not before the last sandbox that is to end has ended.
             let calm_us = self.agenda.now_us().saturating_sub(self.weather.storm_us);
-            if self.poked && calm_us > LIFETIME_US_MAX {
+            if (self.poked && calm_us > LIFETIME_US_MAX) || calm_us > CALM_US_MAX {
                 let Some(Violation { invariant, detail }) = self.unsettled() else {
                     self.trace.note(self.agenda.now_us(), format_args!("all is as it is wanted"));
                     return;
@@ -182,12 +242,28 @@ impl World {
         }
     }
 
-    fn image_id(&self, image: &str) -> String {
-        if image == TEMPLATE_IMAGE { format!("{image}:{}", self.image_version) } else { format!("{image}:1") }
+    /// The host whose process an event belongs to.
+    fn process_of(&self, event: &Event) -> Option<usize> {
+        match event {
+            Event::Hop(host, _)
+            | Event::Tick(host, _)
+            | Event::Flushed(host, _)
+            | Event::DiscardAgain(host, ..)
+            | Event::Lists(host, _)
+            | Event::Listed(host, _)
+            | Event::DeathNews(host, ..)
+            | Event::WakeSupervisor(host, ..)
+            | Event::WakePool(host, _)
+            | Event::Arrives(host, ..)
+            | Event::CallLost(host, ..)
+            | Event::Request(host, ..) => Some(*host).filter(|host| self.hosts[*host].node.is_some()),
+            _ => None,
+        }
     }
 
     pub(crate) fn target(&self) -> Target {
-        let shape = spec(TEMPLATE_IMAGE, &self.image_id(TEMPLATE_IMAGE)).slot_shape();
+        let image_id = image_id(TEMPLATE_IMAGE, self.image_version);
+        let shape = spec(TEMPLATE_IMAGE, &image_id, OnNodeLoss::Wait).slot_shape();
         Target { shape, resources: RESOURCES, size: self.weather.pool_size }
     }
 
@@ -198,8 +274,8 @@ impl World {
     /// Has a node do something with the world around it, and gives its clients what it answered.
     pub(crate) fn with_node(&mut self, host: usize, life: Option<u64>, act: impl FnOnce(&mut Node, &mut Outside<'_>)) {
         let mut replies = Vec::new();
-        let Host { node, disk, engine, .. } = &mut self.hosts[host];
-        let Some(node) = node.as_mut().filter(|node| life.is_none_or(|life| node.incarnation.0 == life)) else {
+        let Host { node, disk, engine, incarnation, .. } = &mut self.hosts[host];
+        let Some(node) = node.as_mut().filter(|node| life.is_none_or(|life| node.life == life)) else {
             return;
         };
         let mut outside = Outside {
@@ -209,20 +285,27 @@ impl World {
             oracle: &mut self.oracle,
             trace: &mut self.trace,
             weather: &self.weather,
+            network: &self.network,
             disk,
             engine,
+            incarnation,
+            image_version: self.image_version,
             replies: &mut replies,
         };
         act(node, &mut outside);
-        let halted = node.halted;
+        let halted = node.halted.clone();
         for (ticket, op, reply) in replies {
             self.note(format_args!("answer to request {}, {op}: {reply}", ticket.0));
-            self.oracle.answered(ticket, &op, &reply, &self.hosts[host].engine);
-            let client = self.clients.answered(ticket, &reply, &mut self.rng);
+            let client = if self.rng.chance(self.weather.answer_lost_ppm) {
+                self.clients.lost(ticket, &mut self.rng)
+            } else {
+                self.oracle.answered(ticket, &op, &reply);
+                self.clients.answered(ticket, &reply, &mut self.rng)
+            };
             self.next_turn(client);
         }
-        if halted {
-            self.crash(host, "consensus halted");
+        if let Some(reason) = halted {
+            self.crash(host, &reason);
         }
     }
 
@@ -256,6 +339,19 @@ impl World {
                 self.with_node(host, Some(life), |node, out| node.route(Message::Pool(PoolInput::Wake), out));
             }
             Event::Start(host) => self.start(host),
+            Event::Comes(host) => {
+                self.add_host();
+                self.start(host);
+            }
+            Event::Arrives(to, from, packet) => self.arrives(to, from, packet),
+            Event::CallLost(host, life, call) => {
+                self.with_node(host, Some(life), |node, out| node.call_lost(call, out));
+            }
+            Event::Cut => self.cut(),
+            Event::Healed(number) => self.network.heal(number),
+            Event::Crash => self.some_crash(),
+            Event::StandsStill => self.stands_still(),
+            Event::StoreLost => self.store_lost(),
             Event::Death(host) => self.death(host),
             Event::DeathOf(host, slot) => self.death_of(host, slot),
             Event::ClockSet => self.set_clock(),
@@ -280,8 +376,15 @@ impl World {
             return;
         }
         let target = self.target();
-        let Host { name, disk, engine, incarnation, node } = &mut self.hosts[host];
+        let names = (0..=self.weather.nodes).map(|host| HostId::new(format!("host-{}", host + 1))).collect();
+        let Host { name, disk, engine, incarnation, node, member, first, told_of, lives, .. } = &mut self.hosts[host];
+        let Some(member) = *member else {
+            self.ask_to_join(host);
+            return;
+        };
         *incarnation = incarnation.next();
+        *lives += 1;
+        let identity = Identity { me: name.clone(), member, first: *first, told_of: told_of.clone(), names };
         self.trace.note(self.agenda.now_us(), format_args!("life {incarnation} of {name} begins"));
         let mut outside = Outside {
             host,
@@ -290,15 +393,48 @@ impl World {
             oracle: &mut self.oracle,
             trace: &mut self.trace,
             weather: &self.weather,
+            network: &self.network,
             disk,
             engine,
+            incarnation,
+            image_version: self.image_version,
             replies: &mut Vec::new(),
         };
         let recovered = outside.disk.recover();
-        *node = Some(Node::start(name.clone(), *incarnation, recovered, target, &mut outside));
+        *node = Some(Node::start(identity, *lives, recovered, target, &mut outside));
     }
 
-    fn crash(&mut self, host: usize, why: &str) {
+    /// A host without an identity asks some node to let it in.
+    fn ask_to_join(&mut self, host: usize) {
+        let open = |host: &Host| host.node.as_ref().is_some_and(|node| node.phase == Phase::Open);
+        let others: Vec<usize> = (0..self.hosts.len()).filter(|other| open(&self.hosts[*other])).collect();
+        if let Some(asked) = self.rng.pick(&others).copied() {
+            self.note(format_args!("{host} asks {asked} to be let in"));
+            self.hosts[host].ask += 1;
+            let delay_us = self.rng.between(50, self.weather.packet_us_max);
+            let ask = Packet::Ask(self.hosts[host].ask, self.agenda.wall(host));
+            self.agenda.after(delay_us, Event::Arrives(asked, host, ask));
+        }
+        self.agenda.after(ASK_AGAIN_US, Event::Start(host));
+    }
+
+    fn arrives(&mut self, to: usize, from: usize, packet: Packet) {
+        if !self.network.carries(from, to) {
+            return;
+        }
+        if let Packet::Accepted(ask, member, told_of) = packet {
+            let host = &mut self.hosts[to];
+            if host.member.is_none() && host.ask == ask {
+                host.member = Some(member);
+                host.told_of = told_of;
+                self.start(to);
+            }
+            return;
+        }
+        self.with_node(to, None, |node, out| node.arrives(from, packet, out));
+    }
+
+    pub(crate) fn crash(&mut self, host: usize, why: &str) {
         self.note(format_args!("CRASH of node {host}: {why}"));
         let Some(node) = self.hosts[host].node.take() else {
             return;
@@ -306,25 +442,35 @@ impl World {
         let kept = self.hosts[host].disk.crash(&mut self.rng);
         for batch in &kept {
             self.note(format_args!("batch {} is durable all the same", batch.number));
-            self.oracle.made_durable(batch);
         }
         for (slot, act) in self.hosts[host].engine.crash(&mut self.rng) {
             self.note(format_args!("{slot} {act:?} happens all the same"));
             if act == Act::Boot {
-                self.oracle.process_began(slot);
+                self.oracle.process_began(host, slot);
             }
+        }
+        self.hosts[host].still_until_us = 0;
+        if node.map.applied() == 0 && why == crate::log::NO_MAJORITY && !self.hosts[host].first {
+            // It never got anything of the log, and may know of nobody who leads by now: whoever runs it lets it ask
+            // anew.
+            self.hosts[host].disk = FakeDisk::default();
+            self.hosts[host].member = None;
         }
         let lost: Vec<_> = node.waiting.keys().copied().collect();
         for ticket in lost {
             let client = self.clients.lost(ticket, &mut self.rng);
             self.next_turn(client);
         }
-        let delay_us = *self.rng.pick(&[10_000, 300_000, 5_000_000]).unwrap_or(&10_000);
+        let pauses_us: &[u64] = match self.weather.nodes {
+            1 => &[10_000, 300_000, 5_000_000],
+            _ => &[10_000, 300_000, 1_000_000, 5_000_000, 15_000_000],
+        };
+        let delay_us = *self.rng.pick(pauses_us).unwrap_or(&10_000);
         self.agenda.after(delay_us, Event::Start(host));
     }
 
     fn flushed(&mut self, host: usize, life: u64) {
-        if self.hosts[host].node.as_ref().is_none_or(|node| node.incarnation.0 != life) {
+        if self.hosts[host].node.as_ref().is_none_or(|node| node.life != life) {
             return;
         }
         if self.rng.chance(self.weather.flush_fails_ppm) {
@@ -340,8 +486,7 @@ impl World {
         let Some(last) = batches.last().map(|batch| batch.number) else {
             return;
         };
-        self.note(format_args!("batch {last} is durable"));
-        batches.iter().for_each(|batch| self.oracle.made_durable(batch));
+        self.note(format_args!("{host} has batch {last} durable"));
         self.with_node(host, Some(life), |node, out| {
             if out.disk.begin_flush() {
                 node.flush_begins(out);
@@ -356,7 +501,7 @@ impl World {
         if let Some((slot, Some(Act::Boot))) = before
             && self.hosts[host].engine.containers.get(&slot).is_some_and(Container::runs)
         {
-            self.oracle.process_began(slot);
+            self.oracle.process_began(host, slot);
         }
         match progress {
             None => {}
@@ -379,7 +524,7 @@ impl World {
                     }
                     Work::Discard => {
                         if matches!(result, StepResult::Failed(_)) {
-                            let life = self.hosts[host].incarnation.0;
+                            let life = self.hosts[host].lives;
                             self.agenda.after(200_000, Event::DiscardAgain(host, life, slot));
                         }
                     }
@@ -398,14 +543,15 @@ impl World {
 
     fn send(&mut self, Send { delay_us, ticket, op, waits }: Send) {
         self.oracle.asked(&op);
-        self.agenda.after(delay_us, Event::Request(0, ticket, op));
+        let host = self.rng.index(self.hosts.len());
+        self.agenda.after(delay_us, Event::Request(host, ticket, op));
         if let Some(patience_us) = waits {
             self.agenda.after(delay_us + patience_us, Event::GivesUp(ticket));
         }
     }
 
-    fn request(&mut self, host: usize, ticket: warren_core::lifecycle::Ticket, op: Op) {
-        self.note(format_args!("request {}: {op}", ticket.0));
+    fn request(&mut self, host: usize, ticket: Ticket, op: Op) {
+        self.note(format_args!("{host} request {}: {op}", ticket.0));
         if self.hosts[host].node.is_none() {
             let client = self.clients.lost(ticket, &mut self.rng);
             self.next_turn(client);
@@ -414,33 +560,37 @@ impl World {
         if let Some(node) = &self.hosts[host].node {
             self.oracle.requested(ticket, &op, node.map.applied());
         }
-        let image_id = match &op {
-            Op::Create(create) => self.image_id(create.image),
-            _ => String::new(),
-        };
-        self.with_node(host, None, |node, out| node.request(ticket, op, &image_id, out));
+        self.with_node(host, None, |node, out| node.request(ticket, op, out));
     }
 
     fn calm_down(&mut self) {
         self.note(format_args!("faults end"));
         self.calm = true;
         self.weather.calm();
-        self.hosts.iter_mut().for_each(|host| host.engine.broken_image = None);
+        self.network.heal_all();
+        if self.weather.nodes > 1 {
+            self.agenda.set_clocks_right();
+        }
+        self.hosts.iter_mut().for_each(|host| {
+            host.engine.broken_image = None;
+        });
         self.agenda.after(1_000, Event::Poke);
     }
 
     /// A pool that gave up tries again when somebody asks.
     fn poke(&mut self) {
-        let Some(node) = self.hosts[0].node.as_ref().filter(|node| node.phase == Phase::Open) else {
+        let open = |host: &Host| host.node.as_ref().is_some_and(|node| node.phase == Phase::Open);
+        if !self.hosts.iter().all(open) {
             self.agenda.after(100_000, Event::Poke);
             return;
-        };
-        let crowded = node.map.len() as u64 >= SANDBOXES_MAX;
-        let op = match node.map.newest_first().next().filter(|_| crowded) {
+        }
+        let crowded = self.oracle.truth.len() as u64 >= SANDBOXES_MAX * self.hosts.len() as u64;
+        let op = match self.oracle.truth.newest_first().next().filter(|_| crowded) {
             Some(record) => Op::Destroy(record.place.id),
             None => {
                 self.poked = true;
-                Op::Create(Create { key: None, image: TEMPLATE_IMAGE, lifetime_ms: None })
+                let on_node_loss = OnNodeLoss::Wait;
+                Op::Create(Create { key: None, image: TEMPLATE_IMAGE, lifetime_ms: None, on_node_loss })
             }
         };
         let send = self.clients.send(op, None, 0);
@@ -451,20 +601,37 @@ impl World {
     }
 
     fn after_event(&mut self) {
-        for host in &self.hosts {
+        for (at, host) in self.hosts.iter().enumerate() {
             if let Some(node) = &host.node {
-                self.oracle.pool_holds(node.pool.slots(), &host.engine);
+                self.oracle.pool_holds(at, node.pool.slots(), &host.engine);
             }
         }
-        let engine = &self.hosts[0].engine;
-        for (id, container) in &self.foreign {
-            let same = engine.containers.get(id) == Some(container);
+        for (host, id, container) in &self.foreign {
+            let same = self.hosts[*host].engine.containers.get(id) == Some(container);
             self.oracle.check(same, Invariant::ForeignUntouched, || format!("{id} was changed"));
+        }
+        let fresh = std::mem::take(&mut self.oracle.fresh);
+        for Fresh { index, term, members } in fresh {
+            let has = |member: &u64| {
+                self.hosts.iter().any(|host| host.member == Some(*member) && host.disk.holds(index, term))
+            };
+            let majority = |voters: &[u64]| voters.iter().filter(|member| has(member)).count() > voters.len() / 2;
+            let durable = members.iter().any(|members| majority(&members.voters));
+            self.oracle.check(durable, Invariant::AckIsDurable, || {
+                format!("entry {index} is applied and not durable on a majority of {members:?}")
+            });
+        }
+        for (at, host) in self.hosts.iter().enumerate() {
+            let (life, until_ms) = host.engine.lease;
+            let lives = self.agenda.boot_ms(at) < until_ms;
+            if lives && self.oracle.truth.node(&host.name).is_some_and(|node| node.lost && node.incarnation == life) {
+                let detail = format!("{} is lost and holds its lease until {until_ms}", host.name);
+                self.oracle.broken(Invariant::LeaseBeforeLost, detail);
+            }
         }
     }
 
     fn unsettled(&self) -> Option<Violation> {
-        let now = self.agenda.wall();
-        self.hosts.iter().find_map(|host| crate::settled::unsettled(host, now))
+        crate::settled::unsettled(&self.hosts, &self.oracle.truth, &self.agenda)
     }
 }

@@ -6,7 +6,7 @@ use sim::Bug;
 use sim::invariants::Invariant;
 
 /// A planted bug is found within so many seeds.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 300;
 
 /// How often each invariant was the first to catch this bug, until it was caught `enough` times by `expected`.
 fn caught(bug: Bug, expected: Invariant) -> BTreeMap<&'static str, u64> {

@@ -1,7 +1,7 @@
 //! The gate: every seed holds every invariant, and the same seed gives the same trace.
 
 /// Seeds of the gate.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 300;
 
 /// Runs these seeds on both of the smallest host's cores.
 fn all(seeds: std::ops::Range<u64>, run: impl Fn(u64) -> Option<String> + Sync) -> Vec<String> {

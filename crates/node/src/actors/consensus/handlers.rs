@@ -96,7 +96,10 @@ impl Handler<Acked> for ConsensusActor {
 impl Handler<FromPeer> for ConsensusActor {
     type Result = ();
 
-    fn handle(&mut self, FromPeer(message): FromPeer, ctx: &mut Self::Context) {
+    fn handle(&mut self, FromPeer(host, message): FromPeer, ctx: &mut Self::Context) {
+        if let Some(member) = consensus::sender(&message) {
+            self.others.cluster.speaks_as(&host, member);
+        }
         self.feed(Input::Step { message }, ctx);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use actix::Message;
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use types::{Incarnation, WarrenError};
+use types::{HostId, Incarnation, WarrenError};
 use warren_core::placement::{Command, Outcome, Presence};
 
 use crate::actors::leases::Beat;
@@ -43,7 +43,7 @@ pub struct Acked {
 /// A message of the log's own protocol, from a peer.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct FromPeer(pub Bytes);
+pub struct FromPeer(pub HostId, pub Bytes);
 
 /// Replicate this.
 #[derive(Message)]
