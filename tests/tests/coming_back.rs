@@ -122,12 +122,24 @@ fn restarts_announced(cluster: &mut Cluster) {
     let learns = |node: &usize| shown_of(cluster, *node)["role"] == "learner";
     let (learners, voters): (Vec<usize>, Vec<usize>) = cluster.others(leader).into_iter().partition(learns);
     let (away, dead) = (voters[0], learners[0]);
-    let id = cluster.node(away).api().create(&json!({}));
+    // It needs a lease for all that it does: the announcement goes on with that too.
+    let id = cluster.node(away).api().create(&json!({ "on_node_loss": "restart" }));
     assert_eq!(cluster.owner_of(&id), away);
     cluster.settles();
     let first = cluster.node(away).held().containers[&id].pid;
     let door = cluster.node(leader).api().clone();
+    let endless = json!({ "cmd": ["sh", "-c", "while :; do echo x >> /tmp/grows; sleep 0.05; done"] });
+    // A node that has just begun has won no lease yet.
+    within_settling("a lease", || match door.exec_with(&id, &json!({ "cmd": ["true"] })) {
+        answer if answer.status == 200 => Ok(()),
+        answer => Err(answer.text()),
+    });
+    let call = door.call("POST", &format!("/sandboxes/{id}/exec")).json(&endless);
+    let cut = std::thread::spawn(move || call.send());
+    grows(&door, &id);
     assert!(cluster.sigterm(away).success());
+    let cut = cut.join().expect("a client");
+    assert!(cut.as_ref().is_ok_and(|answer| answer.status == 503), "what does not end in time: {cut:?}");
     let says = cluster.node(away).log();
     assert!(says.contains("the cluster knows that this node restarts"), "{says}");
     cluster.kill9(dead);
@@ -142,6 +154,8 @@ fn restarts_announced(cluster: &mut Cluster) {
     cluster.restart(away);
     within_settling("reachable", || shows(&door, &id, "running"));
     assert_eq!(cluster.node(away).held().containers[&id].pid, first);
+    assert_eq!(door.sandbox(&id)["generation"], 1);
+    grows(&door, &id);
     cluster.restart(dead);
     cluster.settles();
     let after = cluster.node(away).api().create(&json!({}));
@@ -256,6 +270,20 @@ fn shown_of(cluster: &Cluster, node: usize) -> Value {
         let mine = nodes.as_array().into_iter().flatten().find(|shown| shown["id"] == json!(cluster.host(node)));
         mine.cloned().ok_or_else(|| nodes.to_string())
     })
+}
+
+/// Waits until a file that a process writes to grows.
+fn grows(door: &Api, id: &str) {
+    let length = || -> Result<u64, String> {
+        let answer = door.exec_with(id, &json!({ "cmd": ["sh", "-c", "wc -c < /tmp/grows"] }));
+        let out = answer.json()["stdout"].as_str().and_then(|out| out.trim().parse().ok());
+        out.ok_or_else(|| answer.text())
+    };
+    let before = within_settling("a file", length);
+    within_settling("a file that grows", || match length()? {
+        now if now > before => Ok(()),
+        now => Err(format!("{now} bytes")),
+    });
 }
 
 fn shows(door: &Api, id: &str, status: &str) -> Result<(), String> {
