@@ -54,7 +54,7 @@ pub fn plaintext(name: &str) -> Security {
 /// What a node of these tests has seen.
 #[derive(Debug)]
 pub enum Event {
-    Message(HostId, Message),
+    Message(HostId, Box<Message>),
     StreamEnded(HostId, String),
     Cancelled(String),
     CallsEnded(HostId),
@@ -116,7 +116,9 @@ impl Node {
                             let peer = stream.peer().clone();
                             let end = loop {
                                 match stream.recv().await {
-                                    Ok(Some(message)) => drop(tell.send(Event::Message(peer.clone(), message))),
+                                    Ok(Some(message)) => {
+                                        drop(tell.send(Event::Message(peer.clone(), Box::new(message))))
+                                    }
                                     Ok(None) => break "in good order".to_owned(),
                                     Err(error) => break error.to_string(),
                                 }
@@ -159,7 +161,7 @@ impl Node {
 
     pub async fn message(&mut self) -> (HostId, Message) {
         match self.event().await {
-            Event::Message(from, message) => (from, message),
+            Event::Message(from, message) => (from, *message),
             other => panic!("{other:?} instead of a message"),
         }
     }
