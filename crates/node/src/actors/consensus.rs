@@ -204,6 +204,7 @@ impl ConsensusActor {
                         self.propose_all_again();
                     }
                     self.view.set_leader(leadership.leader);
+                    self.send_heartbeat();
                     Ok(())
                 }
                 Output::SnapshotWanted { .. } => {
@@ -285,6 +286,10 @@ impl ConsensusActor {
                 return Err(two_of_one(host, *incarnation));
             }
             self.leases.began(host, *incarnation);
+            if *host == self.me {
+                // Its sandboxes wait for the lease.
+                self.send_heartbeat();
+            }
         }
         if matches!(command.kind, Kind::NodeUp { .. } | Kind::Join { .. }) {
             self.others.known_peers.follow(&self.me, &self.map);
