@@ -60,15 +60,7 @@ pub const FAILURES: &[&str] = &["create.placed", "create.made", "create.failure_
 pub const EXPIRY: &str = "expire.due";
 
 /// A node is lost and its sandbox placed again; whoever leads or takes it over is killed on the way.
-pub const MOVES: &[&str] = &[
-    "node.lost",
-    "repair.asked",
-    "create.claimed",
-    "move.proposed",
-    "create.placed",
-    "create.marked",
-    "create.activated",
-];
+pub const MOVES: &[&str] = &["node.lost", "repair.asked", "move.proposed", "create.placed", "create.activated"];
 
 /// A former owner learns that its sandbox was placed again, and is killed.
 pub const FAREWELLS: &[&str] = &["move.outdated", "destroy.killed", "destroy.removed"];
