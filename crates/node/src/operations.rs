@@ -247,6 +247,7 @@ impl NodeOperations {
             tracing::error!(%error, "an environment could not be sealed");
             WarrenError::new(ErrorCode::Internal, "the environment could not be sealed")
         })?;
+        self.may_own()?;
         let waiter = self.answers.wait();
         let plan = CreatePlan {
             ticket: waiter.ticket,
@@ -297,6 +298,14 @@ impl NodeOperations {
         tokio::time::timeout(LEADER_WITHIN, led)
             .await
             .map_err(|_| WarrenError::new(ErrorCode::NoQuorum, "the cluster has no leader to record this"))
+    }
+
+    /// Whether the map lets this life of the node own what is new. Nothing is proposed before.
+    pub fn may_own(&self) -> Result<(), WarrenError> {
+        match self.view.placement().owner_refused(self.view.me(), self.life.now()) {
+            Some(refusal) => Err(refusal.error()),
+            None => Ok(()),
+        }
     }
 
     /// Takes a sandbox out of the map whose node can not be reached; that node kills it when it is back.

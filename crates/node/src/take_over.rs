@@ -26,6 +26,7 @@ impl TakesOver for NodeOperations {
             return Err(WarrenError::new(ErrorCode::WrongState, "the sandbox is not to be taken over any more"));
         }
         self.has_image(&record).await?;
+        self.may_own()?;
         let waiter = self.answers.wait();
         let plan = CreatePlan {
             ticket: waiter.ticket,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use types::{ErrorCode, IdempotencyKey, OnNodeLoss, SandboxId, Status, WarrenError};
+use types::{ErrorCode, Generation, IdempotencyKey, OnNodeLoss, SandboxId, Status, WarrenError};
 use warren_core::lifecycle::{Answer, Ticket};
 
 use crate::fake_engine::IMPOSSIBLE_IMAGE;
@@ -12,7 +12,7 @@ use crate::rng::Rng;
 pub const TEMPLATE_IMAGE: &str = "python";
 
 /// An image without a pool.
-const OTHER_IMAGE: &str = "busybox";
+pub(crate) const OTHER_IMAGE: &str = "busybox";
 
 /// Ids and keys that the clients remember.
 const REMEMBERED_MAX: usize = 24;
@@ -44,6 +44,8 @@ pub enum Op {
     Start(SandboxId),
     /// Run a command in one.
     Exec(SandboxId),
+    /// A leader's: take one over from a lost node that has it in this generation.
+    TakeOver(SandboxId, Generation),
 }
 
 /// What a create asks for.
@@ -64,7 +66,7 @@ impl Op {
     #[must_use]
     pub fn target(&self) -> Option<SandboxId> {
         match self {
-            Self::Create(_) | Self::List => None,
+            Self::Create(_) | Self::List | Self::TakeOver(..) => None,
             Self::Get(id) | Self::Destroy(id) | Self::Stop(id) | Self::Start(id) | Self::Exec(id) => Some(*id),
         }
     }
@@ -89,6 +91,7 @@ impl std::fmt::Display for Op {
             Self::Stop(id) => write!(f, "stop {id}"),
             Self::Start(id) => write!(f, "start {id}"),
             Self::Exec(id) => write!(f, "exec in {id}"),
+            Self::TakeOver(id, generation) => write!(f, "take {id} over from generation {generation}"),
         }
     }
 }

@@ -152,6 +152,8 @@ pub struct FakeEngine {
     /// This image can not be made at present.
     pub broken_image: Option<String>,
     last_job: u64,
+    /// Planted: its agents look at no lease.
+    pub ignores_lease: bool,
 }
 
 impl FakeEngine {
@@ -329,7 +331,8 @@ impl FakeEngine {
         let lease_ms = self.lease.1;
         match self.containers.get_mut(&slot) {
             Some(Container { life: Life::Running(AgentState::Active { generation, .. }), charge, execs, .. })
-                if *generation == asked && (boot_ms < lease_ms || charge.is_none_or(|charge| !charge.leased)) =>
+                if *generation == asked
+                    && (boot_ms < lease_ms || self.ignores_lease || charge.is_none_or(|charge| !charge.leased)) =>
             {
                 *execs += 1;
                 true

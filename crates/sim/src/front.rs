@@ -48,6 +48,8 @@ pub enum From {
     Client,
     /// Another node, by the number of its call.
     Peer(usize, u64),
+    /// The leader's own care for this sandbox.
+    Repair(SandboxId),
 }
 
 /// What waits for a read barrier.
@@ -57,6 +59,8 @@ pub enum Barrier {
     Read(Ticket),
     /// A call for a sandbox that the map does not have.
     Locate(Ticket),
+    /// A sandbox that is to be taken over.
+    TakeOver(Ticket),
     /// The heartbeats that were heard before it.
     Leases,
 }
@@ -97,7 +101,7 @@ pub fn spec(image: &str, image_id: &str, on_node_loss: OnNodeLoss) -> SandboxSpe
     }
 }
 
-fn failed(code: ErrorCode, why: &str) -> Reply {
+pub(crate) fn failed(code: ErrorCode, why: &str) -> Reply {
     Reply::Done(Err(WarrenError::new(code, why)))
 }
 
@@ -114,6 +118,7 @@ impl Node {
             return;
         }
         match op {
+            Op::TakeOver(..) => unreachable!("no client asks for it"),
             Op::Create(_) => self.make(ticket, true, out),
             Op::Get(_) | Op::List => self.ask_barrier(Barrier::Read(ticket), out),
             Op::Exec(id) | Op::Destroy(id) | Op::Stop(id) | Op::Start(id) => {
@@ -126,13 +131,22 @@ impl Node {
         }
     }
 
+    /// A number for what no client of this node waits for.
+    pub(crate) fn own_ticket(&mut self, out: &Outside<'_>) -> Ticket {
+        self.last_call += 1;
+        Ticket(CALL_TICKETS * (out.host as u64 + 1) + (self.life << 24) + self.last_call)
+    }
+
     /// Another node asks for something to be done here.
     pub(crate) fn called(&mut self, from: usize, call: u64, op: Op, seen: Generation, out: &mut Outside<'_>) {
-        self.last_call += 1;
-        let ticket = Ticket(CALL_TICKETS * (out.host as u64 + 1) + (self.life << 24) + self.last_call);
+        let ticket = self.own_ticket(out);
         self.waiting.insert(ticket, Waiter { op: op.clone(), from: From::Peer(from, call) });
         if self.phase != Phase::Open {
             self.reply(ticket, failed(ErrorCode::Unavailable, "the node is starting"), out);
+            return;
+        }
+        if let Op::TakeOver(..) = op {
+            self.ask_barrier(Barrier::TakeOver(ticket), out);
             return;
         }
         let Some(id) = op.target() else {
@@ -146,7 +160,7 @@ impl Node {
         let (owner, generation) = (place.owner.clone(), place.generation);
         if seen > generation {
             self.reply(ticket, failed(ErrorCode::Unavailable, "the sandbox's node has not heard yet"), out);
-        } else if owner == self.me && seen == generation {
+        } else if (owner == self.me || self.in_error(&id)) && seen == generation {
             self.here(ticket, id, out);
         } else {
             self.waiting.remove(&ticket);
@@ -161,14 +175,21 @@ impl Node {
             return;
         };
         let (owner, generation) = (place.owner.clone(), place.generation);
-        if owner == self.me {
+        if owner == self.me || self.in_error(&id) {
             self.here(ticket, id, out);
         } else {
             self.there(ticket, &owner, generation, false, out);
         }
     }
 
-    fn there(&mut self, ticket: Ticket, owner: &HostId, seen: Generation, again: bool, out: &mut Outside<'_>) {
+    pub(crate) fn there(
+        &mut self,
+        ticket: Ticket,
+        owner: &HostId,
+        seen: Generation,
+        again: bool,
+        out: &mut Outside<'_>,
+    ) {
         let Some(op) = self.waiting.get(&ticket).map(|waiter| waiter.op.clone()) else {
             return;
         };
@@ -182,12 +203,21 @@ impl Node {
             let patience_us = out.rng.between(1_000_000, 70_000_000);
             out.agenda.after(patience_us, Event::CallLost(out.host, self.life, call));
         } else if let Op::Destroy(id) = op {
-            let kind = Kind::Destroy { id, reason: DestroyReason::Asked };
-            let pending = self.pending(kind, Some(Tell::Entombed(ticket)), out);
-            self.tell(Actor::Consensus, Letter::Propose(pending), out);
+            self.entomb(ticket, id, out);
         } else {
             self.reply(ticket, failed(ErrorCode::Unavailable, "the sandbox's node can not be reached"), out);
         }
+    }
+
+    /// Takes a sandbox out of the map whose node can not be reached, or which is in error.
+    fn entomb(&mut self, ticket: Ticket, id: SandboxId, out: &mut Outside<'_>) {
+        let kind = Kind::Destroy { id, reason: DestroyReason::Asked };
+        let pending = self.pending(kind, Some(Tell::Entombed(ticket)), out);
+        self.tell(Actor::Consensus, Letter::Propose(pending), out);
+    }
+
+    fn in_error(&self, id: &SandboxId) -> bool {
+        self.map.get(id).is_some_and(|record| record.failure.is_some())
     }
 
     /// A sandbox is out of the map whose node could not be reached, or was so already.
@@ -240,6 +270,13 @@ impl Node {
             return;
         };
         let slot = record.place.slot;
+        if record.failure.is_some() {
+            match self.waiting.get(&ticket).map(|waiter| &waiter.op) {
+                Some(Op::Destroy(_)) => self.entomb(ticket, id, out),
+                _ => self.reply(ticket, failed(ErrorCode::WrongState, "the sandbox is in error"), out),
+            }
+            return;
+        }
         let input = match self.waiting.get(&ticket).map(|waiter| &waiter.op) {
             Some(Op::Exec(_)) => {
                 let ran = self.exec(&record, out);
@@ -279,6 +316,9 @@ impl Node {
         match create.key.as_ref().and_then(|key| self.map.key(key)) {
             Some(Outcome::AlreadyPlaced { winner }) => self.join(ticket, winner, out),
             Some(Outcome::Refused(refusal)) => self.reply(ticket, Reply::Done(Err(refusal.error())), out),
+            _ if self.map.owner_refused(&self.me, self.incarnation).is_some() => {
+                self.reply(ticket, failed(ErrorCode::Unavailable, "the node begins another life"), out);
+            }
             _ if self.leader().is_none() => {
                 let until_us = out.agenda.now_us() + LED_US_MAX;
                 self.unled.push(Unled { ticket, elsewhere, until_us });
@@ -288,7 +328,7 @@ impl Node {
     }
 
     /// This node, as a scheduler looks at it.
-    pub(crate) fn candidate(&self) -> Candidate {
+    pub(crate) fn candidate(&self, out: &Outside<'_>) -> Candidate {
         let shape = SlotDigest::of(&self.pool.target().shape);
         Candidate {
             here: true,
@@ -297,12 +337,13 @@ impl Node {
             memory_max: SANDBOXES_MAX * RESOURCES.memory,
             warm: vec![Warm { shape, ready: self.pool.ready() as u64 }],
             closed: (self.phase != Phase::Open).then(|| "the node is starting".to_owned()),
+            images: crate::repair::images(out.image_version),
             ..Candidate::unknown(self.me.clone(), "")
         }
     }
 
     fn schedule(&mut self, ticket: Ticket, create: Create, elsewhere: bool, out: &mut Outside<'_>) {
-        let mut candidates = vec![self.candidate()];
+        let mut candidates = vec![self.candidate(out)];
         if elsewhere {
             candidates.extend(self.others(out));
         }
@@ -399,7 +440,7 @@ impl Node {
         self.last_barrier
     }
 
-    fn ask_barrier(&mut self, barrier: Barrier, out: &mut Outside<'_>) {
+    pub(crate) fn ask_barrier(&mut self, barrier: Barrier, out: &mut Outside<'_>) {
         let id = self.begin_barrier(barrier);
         self.tell(Actor::Consensus, Letter::Consensus(consensus::Input::ReadBarrier { id }), out);
     }
@@ -411,6 +452,12 @@ impl Node {
             Some(Barrier::Locate(ticket)) => {
                 if let Some(id) = self.waiting.get(&ticket).and_then(|waiter| waiter.op.target()) {
                     self.on_owner(ticket, id, out);
+                }
+            }
+            Some(Barrier::TakeOver(ticket)) => {
+                if let Some(Op::TakeOver(id, generation)) = self.waiting.get(&ticket).map(|waiter| &waiter.op) {
+                    let (id, generation) = (*id, *generation);
+                    self.take_over(ticket, id, generation, out);
                 }
             }
             Some(Barrier::Leases) | None => {}
@@ -436,7 +483,9 @@ impl Node {
 
     /// A read barrier will not be passed.
     pub(crate) fn barrier_dropped(&mut self, barrier: u64, out: &mut Outside<'_>) {
-        if let Some(Barrier::Read(ticket) | Barrier::Locate(ticket)) = self.barriers.remove(&barrier) {
+        if let Some(Barrier::Read(ticket) | Barrier::Locate(ticket) | Barrier::TakeOver(ticket)) =
+            self.barriers.remove(&barrier)
+        {
             self.reply(ticket, failed(ErrorCode::NoQuorum, "there is no leader"), out);
         }
     }
@@ -453,15 +502,16 @@ impl Node {
         }
     }
 
-    fn reply(&mut self, ticket: Ticket, reply: Reply, out: &mut Outside<'_>) {
+    pub(crate) fn reply(&mut self, ticket: Ticket, reply: Reply, out: &mut Outside<'_>) {
         match self.waiting.remove(&ticket) {
             Some(Waiter { op, from: From::Client }) => out.replies.push((ticket, op, reply)),
             Some(Waiter { op, from: From::Peer(host, call) }) => {
                 out.note(format_args!("answers {op} to {host}: {reply}"));
                 out.send(host, Packet::Answer(call, network::Answer::Reply(reply)));
             }
-            // Repair asks for itself.
-            None if ticket.0 >= CALL_TICKETS * 1_000 => {}
+            Some(Waiter { from: From::Repair(id), .. }) => {
+                self.repaired(id, matches!(reply, Reply::Done(Ok(_))), out);
+            }
             None => out.oracle.broken(
                 crate::invariants::Invariant::AnsweredOnce,
                 format!("request {} is answered again: {reply}", ticket.0),

@@ -117,7 +117,7 @@ impl Node {
         if !self.ticks.is_multiple_of(TELL_TICKS) || self.phase != Phase::Open {
             return;
         }
-        let candidate = Candidate { here: false, ..self.candidate() };
+        let candidate = Candidate { here: false, ..self.candidate(out) };
         self.broadcast(Packet::Capacity(candidate), out);
         if (self.ticks / TELL_TICKS).is_multiple_of(ALL_AGAIN_TELLINGS) {
             let map = &self.map;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::weather::Bug;
 use types::{HostId, Incarnation};
 
 use warren_core::lease::{Granter, Holder};
@@ -34,6 +35,12 @@ pub struct Leases {
 }
 
 impl Leases {
+    /// Plants a bug.
+    pub fn plant(&mut self, bug: Option<Bug>) {
+        self.holder.bug_lasts_too_long = bug == Some(Bug::LeaseTooLong);
+        self.granter.bug_counts_too_short = bug == Some(Bug::LostTooSoon);
+    }
+
     /// This node's own lease.
     #[must_use]
     pub fn holder(&self) -> &Holder {

@@ -22,6 +22,7 @@ mod network;
 mod node;
 
 mod oracle;
+mod repair;
 mod settled;
 mod watch;
 

@@ -313,6 +313,7 @@ impl Node {
         self.ticks += 1;
         self.look_who_waits(out);
         self.gossip(out);
+        self.look_after_lost(out);
         if self.ticks.is_multiple_of(STOCK_TICKS) {
             self.take_stock(out);
         }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 
 /// Deterministic simulation of a cluster.
 #[derive(Parser)]
@@ -23,15 +23,14 @@ struct Args {
     #[arg(long)]
     trace: bool,
     /// Plant a bug.
-    #[arg(long)]
-    bug: Option<Plant>,
+    #[arg(long, value_parser = bug)]
+    bug: Option<sim::Bug>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Plant {
-    AnswerBeforeFlush,
-    HandsOutTwice,
-    ReusesPrepared,
+fn bug(name: &str) -> Result<sim::Bug, anyhow::Error> {
+    let names = || sim::Bug::ALL.iter().map(|bug| format!("{bug:?}")).collect::<Vec<_>>().join(", ");
+    let found = sim::Bug::ALL.iter().find(|bug| format!("{bug:?}").eq_ignore_ascii_case(name));
+    found.copied().with_context(|| format!("want one of {}", names()))
 }
 
 fn range(text: &str) -> Result<Range<u64>, anyhow::Error> {
@@ -52,11 +51,7 @@ fn main() -> ExitCode {
         (None, Some(seeds)) => seeds,
         (None, None) => 0..300,
     };
-    let bug = args.bug.map(|plant| match plant {
-        Plant::AnswerBeforeFlush => sim::Bug::AnswerBeforeFlush,
-        Plant::HandsOutTwice => sim::Bug::HandsOutTwice,
-        Plant::ReusesPrepared => sim::Bug::ReusesPrepared,
-    });
+    let bug = args.bug;
     let mut failed = 0;
     let (mut events, mut lives) = (0, 0);
     let count = seeds.clone().count();

@@ -6,7 +6,6 @@ use warren_core::wiring::Message;
 
 use crate::agenda::Event;
 use crate::clients::TEMPLATE_IMAGE;
-use crate::fake_disk::FakeDisk;
 use crate::world::World;
 
 impl World {
@@ -122,8 +121,10 @@ impl World {
         let host = self.rng.index(self.hosts.len());
         if whole {
             self.crash(host, "its log is lost");
-            self.hosts[host].disk = FakeDisk::default();
-            self.hosts[host].member = None;
+            let disk = std::mem::take(&mut self.hosts[host].disk);
+            if let Some(member) = self.hosts[host].member.take() {
+                self.lost_disks.insert(member, disk);
+            }
             self.hosts[host].first = false;
         }
         self.later(self.weather.store_lost_every_us, Event::StoreLost);

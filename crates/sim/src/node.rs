@@ -8,6 +8,7 @@ use types::{HostId, Incarnation, SandboxId};
 use warren_core::lifecycle::{self, Lifecycle, Observed, Ticket};
 use warren_core::placement::{COMMANDS_KNOWN, Placement, Presence};
 use warren_core::reconcile::{Found, reconcile, strays};
+use warren_core::repair::Repairs;
 use warren_core::scheduler::Candidate;
 use warren_core::warm_pool::{self, Target, WarmPool};
 use warren_core::wiring::{self, Message};
@@ -133,6 +134,7 @@ pub struct Node {
     pub(crate) voters: Vec<ConfState>,
     pub(crate) leadership: Leadership,
     pub(crate) leases: Leases,
+    pub(crate) repairs: Repairs,
     pub(crate) changing: Option<ProposalId>,
     pub(crate) proposals: BTreeMap<ProposalId, Pending>,
     pub(crate) again: VecDeque<Pending>,
@@ -198,6 +200,7 @@ impl Node {
             consensus,
             leadership: Leadership::default(),
             leases: Leases::default(),
+            repairs: Repairs::default(),
             changing: None,
             proposals: BTreeMap::new(),
             again: VecDeque::new(),
@@ -224,6 +227,11 @@ impl Node {
             snapshot_index: 0,
             halted: None,
         };
+        node.leases.plant(out.weather.bug);
+        out.oracle.plant_into(&mut node.map);
+        if out.weather.bug == Some(Bug::StaleStock) {
+            node.ask_for_list(out);
+        }
         node.tell(Actor::Consensus, Letter::Consensus(Input::Tick), out);
         let pending = node.up(Some(crate::log::Tell::Up), out);
         node.tell(Actor::Consensus, Letter::Propose(pending), out);

@@ -7,7 +7,7 @@ use consensus::raft_types::ConfState;
 use types::limits::IDEMPOTENCY_KEY_HOURS;
 use types::{ErrorCode, Generation, HostId, SandboxId, Timestamp};
 use warren_core::lifecycle::{Answer, Ticket};
-use warren_core::placement::{self, DestroyReason, Kind, Outcome, Place, Placement, Wanted};
+use warren_core::placement::{self, DestroyReason, Kind, Outcome, Place, Placement, Planted, Wanted};
 
 use crate::clients::{Create, Op, Reply};
 use crate::fake_engine::{Container, FakeEngine};
@@ -73,8 +73,14 @@ impl Oracle {
     }
 
     /// Plants the run's bug into a map.
-    pub fn plant_into(&self, _map: &mut Placement) {
-        let _ = self.bug;
+    pub fn plant_into(&self, map: &mut Placement) {
+        map.planted = match self.bug {
+            Some(Bug::KeyTwice) => Some(Planted::KeyTwice),
+            Some(Bug::OldLife) => Some(Planted::OldLife),
+            Some(Bug::ForgetsEnded) => Some(Planted::ForgetsEnded),
+            Some(Bug::AnyGeneration) => Some(Planted::AnyGeneration),
+            _ => None,
+        };
     }
 
     /// The first violation, if there is one.
@@ -147,6 +153,9 @@ impl Oracle {
             }
             (Kind::Move(moved), Outcome::Placed { generation }) => {
                 self.owns(index, moved.id, *generation, &moved.owner, moved.slot);
+            }
+            (Kind::Fail { id, generation, .. }, Outcome::InError) => {
+                self.generations.insert(*id, generation.next());
             }
             (Kind::Destroy { id, reason }, Outcome::Destroyed) => {
                 let due = before.and_then(|record| record.place.expires_at).is_some_and(|end| end <= now);
@@ -285,7 +294,9 @@ impl Oracle {
                 self.check(!runs, Invariant::DestroyedIsDead, || format!("{target:?} runs"));
             }
             Answer::Created(id) => {
-                let Some(record) = self.truth.get(&id) else {
+                // It may be another node's by now, which this one has not heard.
+                let here = HostId::new(format!("host-{}", host + 1));
+                let Some(record) = self.truth.get(&id).filter(|record| record.place.owner == here) else {
                     return;
                 };
                 let slot = record.place.slot;

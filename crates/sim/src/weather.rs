@@ -11,6 +11,39 @@ pub enum Bug {
     HandsOutTwice,
     /// A slot that was prepared and not placed goes back to the pool.
     ReusesPrepared,
+    /// A node takes its lease for twice as long as it is.
+    LeaseTooLong,
+    /// A leader counts a node as lost before its lease has run out.
+    LostTooSoon,
+    /// The agents look at no lease.
+    LeaseIgnored,
+    /// A key makes a second sandbox.
+    KeyTwice,
+    /// A placement of an earlier life counts.
+    OldLife,
+    /// A late copy of a placement brings back what has ended.
+    ForgetsEnded,
+    /// An older generation is accepted.
+    AnyGeneration,
+    /// Orphans are looked for in a map that is not caught up.
+    StaleStock,
+}
+
+impl Bug {
+    /// Every bug.
+    pub const ALL: [Bug; 11] = [
+        Self::AnswerBeforeFlush,
+        Self::HandsOutTwice,
+        Self::ReusesPrepared,
+        Self::LeaseTooLong,
+        Self::LostTooSoon,
+        Self::LeaseIgnored,
+        Self::KeyTwice,
+        Self::OldLife,
+        Self::ForgetsEnded,
+        Self::AnyGeneration,
+        Self::StaleStock,
+    ];
 }
 
 /// What fails and how often, in parts per million, and how long things take, in microseconds. Each seed draws its

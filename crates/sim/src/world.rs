@@ -1,5 +1,6 @@
 //! The whole world of one run: hosts with their disks, engines and nodes, the clients, and the weather.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use types::{HostId, Incarnation, OnNodeLoss, SandboxId};
@@ -67,6 +68,8 @@ pub struct World {
     trace: Trace,
     pub(crate) network: Network,
     pub(crate) hosts: Vec<Host>,
+    /// Logs that were lost, by their members: whoever counted on them did so before, and they never vote again.
+    pub(crate) lost_disks: BTreeMap<u64, FakeDisk>,
     clients: Clients,
     /// What the template's image stands for; grows with each change.
     pub(crate) image_version: u64,
@@ -109,6 +112,7 @@ impl World {
             network: Network::default(),
             trace: Trace::new(keep_trace),
             hosts: Vec::new(),
+            lost_disks: BTreeMap::new(),
             clients: Clients::default(),
             image_version: 1,
             calm: false,
@@ -151,6 +155,7 @@ impl World {
     fn add_host(&mut self) {
         let host = self.hosts.len();
         let mut engine = FakeEngine::default();
+        engine.ignores_lease = self.weather.bug == Some(Bug::LeaseIgnored);
         let life = Life::Running(warren_core::step::AgentState::Bare);
         let shape = spec(TEMPLATE_IMAGE, "python:1", OnNodeLoss::Wait).slot_shape();
         let foreign = Container { ours: false, shape, life, charge: None, env: None, execs: 0 };
@@ -450,11 +455,10 @@ impl World {
             }
         }
         self.hosts[host].still_until_us = 0;
-        if node.map.applied() == 0 && why == crate::log::NO_MAJORITY && !self.hosts[host].first {
-            // It never got anything of the log, and may know of nobody who leads by now: whoever runs it lets it ask
-            // anew.
-            self.hosts[host].disk = FakeDisk::default();
-            self.hosts[host].member = None;
+        if why == crate::log::NO_MAJORITY {
+            // It may know of nobody who leads by now, and so can not answer: whoever runs it tells it of the others.
+            let all = self.hosts.iter().enumerate().filter_map(|(at, host)| Some((host.member?, at)));
+            self.hosts[host].told_of = all.collect();
         }
         let lost: Vec<_> = node.waiting.keys().copied().collect();
         for ticket in lost {
@@ -613,7 +617,9 @@ impl World {
         let fresh = std::mem::take(&mut self.oracle.fresh);
         for Fresh { index, term, members } in fresh {
             let has = |member: &u64| {
-                self.hosts.iter().any(|host| host.member == Some(*member) && host.disk.holds(index, term))
+                let held = |disk: &FakeDisk| disk.holds(index, term);
+                self.hosts.iter().any(|host| host.member == Some(*member) && held(&host.disk))
+                    || self.lost_disks.get(member).is_some_and(held)
             };
             let majority = |voters: &[u64]| voters.iter().filter(|member| has(member)).count() > voters.len() / 2;
             let durable = members.iter().any(|members| majority(&members.voters));

@@ -31,6 +31,9 @@ pub struct Holder {
     next: u64,
     sent: BTreeMap<u64, u64>,
     until_ms: u64,
+    /// Planted: a lease lasts twice as long.
+    #[cfg(feature = "planted-bugs")]
+    pub bug_lasts_too_long: bool,
 }
 
 impl Holder {
@@ -47,7 +50,13 @@ impl Holder {
     /// The leader has acknowledged a heartbeat of this life.
     pub fn acknowledged(&mut self, number: u64) {
         if let Some(sent_ms) = self.sent.remove(&number) {
-            self.until_ms = self.until_ms.max(sent_ms.saturating_add(LEASE_MS));
+            #[allow(unused_mut)]
+            let mut lasts_ms = LEASE_MS;
+            #[cfg(feature = "planted-bugs")]
+            if self.bug_lasts_too_long {
+                lasts_ms *= 2;
+            }
+            self.until_ms = self.until_ms.max(sent_ms.saturating_add(lasts_ms));
             // What was sent before it can win no longer lease.
             self.sent = self.sent.split_off(&number);
         }
@@ -78,6 +87,9 @@ pub struct Granter {
     /// When this node became leader; none while it is not.
     elected_ms: Option<u64>,
     heard: BTreeMap<HostId, (Incarnation, u64)>,
+    /// Planted: a node is late before its lease has run out.
+    #[cfg(feature = "planted-bugs")]
+    pub bug_counts_too_short: bool,
 }
 
 impl Granter {
@@ -129,6 +141,10 @@ impl Granter {
                 _ => elected_ms,
             };
             let from_ms = heard_ms.max(elected_ms);
+            #[cfg(feature = "planted-bugs")]
+            if self.bug_counts_too_short && now_ms >= from_ms.saturating_add(LEASE_MS / 2) {
+                return true;
+            }
             let grace_ms = grace_ms.map_or(0, |grace_ms| grace_ms.saturating_add(MARGIN_MS));
             now_ms >= from_ms.saturating_add(LOST_AFTER_MS.max(grace_ms))
         };

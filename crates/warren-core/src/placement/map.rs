@@ -6,6 +6,7 @@ use types::{Generation, HostId, IdempotencyKey, Incarnation, Resources, SandboxI
 
 use super::command::{Command, DestroyReason, Failure, Kind, Place, Presence, Wanted};
 use super::outcome::{Outcome, Refusal};
+use super::planted::Planted;
 
 /// One placed sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +105,9 @@ impl Load {
 /// The replicated map. Cheap to clone: a published copy shares its structure with the next one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Placement {
+    /// Planted by the simulation.
+    #[cfg(feature = "planted-bugs")]
+    pub planted: Option<Planted>,
     pub(super) applied: u64,
     pub(super) clock: Timestamp,
     pub(super) nodes: OrdMap<HostId, Node>,
@@ -349,13 +353,18 @@ impl Placement {
                 Outcome::Refused(Refusal::IdTaken)
             };
         }
-        if let Some(decided) = place.key.as_ref().and_then(|key| self.key(key)) {
+        if let Some(decided) = place.key.as_ref().and_then(|key| self.key(key))
+            && !self.has_planted(Planted::KeyTwice)
+        {
             return decided;
         }
-        if self.tombstones.contains_key(&place.id) || self.retired.contains_key(&place.id) {
+        let ended = self.tombstones.contains_key(&place.id) || self.retired.contains_key(&place.id);
+        if ended && !self.has_planted(Planted::ForgetsEnded) {
             return Outcome::Refused(Refusal::IdTaken);
         }
-        if let Some(refusal) = self.owner_refused(&place.owner, place.incarnation) {
+        if let Some(refusal) = self.owner_refused(&place.owner, place.incarnation)
+            && !self.has_planted(Planted::OldLife)
+        {
             return Outcome::Refused(refusal);
         }
         if let Some(key) = &place.key {
@@ -373,8 +382,10 @@ impl Placement {
         Outcome::Placed { generation: place.generation }
     }
 
-    /// Why a node can not become an owner in this life.
-    pub(super) fn owner_refused(&self, owner: &HostId, incarnation: Incarnation) -> Option<Refusal> {
+    /// Why a node can not become an owner in this life. A node asks before it proposes: what is refused because the map
+    /// does not know the life yet might be taken when the very proposal is made once more.
+    #[must_use]
+    pub fn owner_refused(&self, owner: &HostId, incarnation: Incarnation) -> Option<Refusal> {
         match self.nodes.get(owner) {
             Some(node) if node.incarnation == incarnation && node.lost => Some(Refusal::OwnerLost),
             Some(node) if node.incarnation == incarnation => node.restarting.map(|_| Refusal::OwnerRestarting),

@@ -7,6 +7,7 @@ mod map;
 mod moves;
 mod nodes;
 mod outcome;
+mod planted;
 mod wire;
 
 pub use command::{
@@ -15,6 +16,8 @@ pub use command::{
 pub use map::{Holder, KeyRecord, Load, Node, Placement, Record, Tombstone};
 pub use nodes::Lagging;
 pub use outcome::{Outcome, Refusal};
+#[cfg(feature = "planted-bugs")]
+pub use planted::Planted;
 pub use wire::{DecodeError, decode, decode_snapshot, encode, encode_snapshot};
 
 #[cfg(test)]

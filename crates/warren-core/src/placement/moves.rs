@@ -6,6 +6,7 @@ use types::{Generation, HostId, Incarnation, OnNodeLoss, SandboxId};
 use super::command::{Failure, Move, Wanted};
 use super::map::{Holder, Placement, Record};
 use super::outcome::{Outcome, Refusal};
+use super::planted::Planted;
 
 impl Record {
     /// It may be placed again once its owner is lost: it needs a live lease for every call.
@@ -50,7 +51,7 @@ impl Placement {
             && record.wanted == Wanted::Running
             && record.is_leased()
             && self.owner_is_lost(record);
-        if !may {
+        if !may && !self.has_planted(Planted::AnyGeneration) {
             return Outcome::Refused(Refusal::Superseded);
         }
         if let Some(refusal) = self.owner_refused(&moved.owner, moved.incarnation) {
