@@ -224,7 +224,8 @@ async fn send_download(
     Download { entry, mut body }: Download,
     replies: &mut ReplySender,
 ) -> Result<Result<Reply, WarrenError>, LinkError> {
-    replies.send(Reply::Entry(words::entry_to_wire(entry))).await?;
+    // Leaves with the first bytes of the file, or with its end: alone it would wake the other side once more.
+    replies.feed(Reply::Entry(words::entry_to_wire(entry))).await?;
     while let Some(part) = body.next().await {
         match part {
             Ok(part) => replies.chunk(ChunkStream::Body, part).await?,
