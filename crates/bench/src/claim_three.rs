@@ -57,9 +57,14 @@ pub fn measure(cluster: &mut Cluster, podman: &mut Podman, log: &Trio, rounds: u
             }
             measured.again.push(one.again);
         }
+        // By turns first: the second finds the members' processes awake.
         let [at_leader, at_follower] = &mut members;
-        measured.commit_at_leader.push(alone(log, at_leader, log.leader)?);
-        measured.commit_at_follower.push(alone(log, at_follower, log.a_follower())?);
+        for side in turns::<2>(round) {
+            match side {
+                0 => measured.commit_at_leader.push(alone(log, at_leader, log.leader)?),
+                _ => measured.commit_at_follower.push(alone(log, at_follower, log.a_follower())?),
+            }
+        }
     }
     Ok(report(&measured))
 }
