@@ -25,6 +25,7 @@ use crate::libpod::Libpod;
 use crate::run_dir;
 use crate::seccomp;
 use crate::service::{HardLimits, Service};
+use crate::watchdog;
 
 pub use crate::error::EngineError;
 
@@ -168,6 +169,7 @@ impl Engine {
             config,
         });
         tokio::spawn(keep_asking(Arc::downgrade(&inner)));
+        tokio::spawn(watchdog::keep_looking(Arc::downgrade(&inner)));
         Ok(Self { inner })
     }
 
@@ -202,7 +204,7 @@ impl Engine {
     /// The process of our own service, where there is one.
     #[must_use]
     pub fn service_pid(&self) -> Option<u32> {
-        self.inner.service.as_ref().and_then(|service| service.lock().pid())
+        self.inner.service_pid()
     }
 
     /// Where this node's lease is told to the agents. It says what it said before this process began: 0, expired, where
@@ -236,6 +238,15 @@ async fn keep_asking(engine: Weak<Inner>) {
 }
 
 impl Inner {
+    pub(crate) fn service_pid(&self) -> Option<u32> {
+        self.service.as_ref().and_then(|service| service.lock().pid())
+    }
+
+    /// Kills our service if it is still this process; it is started again.
+    pub(crate) fn kill_service(&self, pid: u32) -> bool {
+        self.service.as_ref().is_some_and(|service| service.lock().kill(pid))
+    }
+
     async fn ask(&self) {
         let deaths = self.service.as_ref().map_or(0, |service| service.lock().deaths());
         let answer = timed("ping", PING_LIMIT, self.podman.ping()).await;

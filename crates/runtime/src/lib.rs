@@ -29,6 +29,7 @@ mod error;
 mod libpod;
 mod run_dir;
 mod service;
+mod watchdog;
 
 pub use cgroup::LimitError;
 pub use config::EngineConfig;

@@ -134,6 +134,16 @@ impl Service {
         self.shared.state.lock().deaths
     }
 
+    /// Kills the service if it is still this process.
+    pub(crate) fn kill(&self, pid: u32) -> bool {
+        let state = self.shared.state.lock();
+        let same = state.pid == Some(pid);
+        if same {
+            state.signal(Signal::KILL);
+        }
+        same
+    }
+
     /// Ends the service and waits until it is gone. Containers run on.
     pub(crate) fn stop(&mut self) {
         {

@@ -38,6 +38,26 @@ fn the_service_is_killed_and_comes_back_while_sandboxes_run_on() {
 }
 
 #[test]
+fn a_service_that_is_stuck_is_replaced_while_sandboxes_run_on() {
+    run(|| async {
+        let bench = Bench::start().await;
+        let slot = bench.engine.make_slot(bench.order()).await.expect("a slot");
+        let service = bench.engine.service_pid().expect("a service of ours");
+        signal(service, Signal::STOP);
+        assert!(wait_for(|| bench.engine.unhealthy().is_some()).await, "it is said to be unwell first");
+        slot.agent().hello().await.expect("the sandbox answers without an engine");
+        let replaced = async {
+            while bench.engine.service_pid().is_none_or(|pid| pid == service) {
+                tokio::time::sleep(Duration::from_millis(25)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(120), replaced).await.expect("another one is started");
+        assert!(wait_for(|| bench.engine.unhealthy().is_none()).await, "{:?}", bench.engine.unhealthy());
+        assert_eq!(bench.engine.list_ours().await.expect("a list").len(), 1);
+    });
+}
+
+#[test]
 fn a_dead_service_is_said_to_be_dead() {
     run(|| async {
         let bench = Bench::start().await;
@@ -284,8 +304,12 @@ fn small_archive(directory: &Path) -> std::path::PathBuf {
 }
 
 fn kill(pid: u32) {
+    signal(pid, Signal::KILL);
+}
+
+fn signal(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid");
-    rustix::process::kill_process(pid, Signal::KILL).expect("it lives");
+    rustix::process::kill_process(pid, signal).expect("it lives");
 }
 
 async fn wait_for(mut condition: impl FnMut() -> bool) -> bool {
