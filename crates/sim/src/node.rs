@@ -206,7 +206,8 @@ impl Node {
             again: VecDeque::new(),
             last_number: 0,
             last_barrier: 0,
-            last_call: 0,
+            // An answer to an earlier life is none to this one.
+            last_call: life << 20,
             ticks: 0,
             began_us: out.agenda.now_us(),
             map: Placement::default(),

@@ -105,8 +105,11 @@ impl Granter {
         self.heard.clear();
     }
 
-    /// A heartbeat was received.
+    /// A heartbeat was received. One of an earlier life that comes late takes nothing from the present one.
     pub fn heard(&mut self, now_ms: u64, host: &HostId, incarnation: Incarnation) {
+        if self.heard.get(host).is_some_and(|(life, _)| *life > incarnation) {
+            return;
+        }
         self.heard.insert(host.clone(), (incarnation, now_ms));
     }
 
@@ -192,7 +195,10 @@ mod tests {
         assert!(!lost(&granter, 17_999, None) && lost(&granter, 18_000, None));
         // What an earlier life sent does not speak for this one.
         granter.heard(14_000, &HostId::new("a"), Incarnation(1));
-        assert!(lost(&granter, 16_000, None));
+        assert!(!lost(&granter, 17_999, None) && lost(&granter, 18_000, None));
+        granter.elected(20_000);
+        granter.heard(24_000, &HostId::new("a"), Incarnation(1));
+        assert!(lost(&granter, 26_000, None));
         granter.deposed();
         assert!(!lost(&granter, 1_000_000, None));
     }
