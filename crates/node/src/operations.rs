@@ -363,6 +363,12 @@ impl NodeOperations {
         if self.view.placement().get(&id).is_some() { Ok(()) } else { Err(not_found()) }
     }
 
+    /// Refuses a sandbox that may be another node's by now.
+    fn leased(&self, id: &SandboxId) -> Result<(), WarrenError> {
+        let leased = self.view.placement().get(id).is_some_and(Record::is_leased);
+        if leased { self.life.lease.require() } else { Ok(()) }
+    }
+
     /// Refuses a sandbox that is in error for good.
     fn in_error(&self, id: &SandboxId) -> Result<(), WarrenError> {
         match self.view.placement().get(id).and_then(|record| record.failure.as_ref()) {
@@ -413,9 +419,7 @@ impl NodeOperations {
     fn agent(&self, id: SandboxId) -> Result<(AgentClient, Generation), WarrenError> {
         self.exists(id)?;
         self.in_error(&id)?;
-        if self.view.placement().get(&id).is_some_and(Record::is_leased) {
-            self.life.lease.require()?;
-        }
+        self.leased(&id)?;
         let observed = self.view.observed(&id);
         let status = observed.as_ref().map_or(Status::Creating, |observed| observed.status);
         if let Some(observed) = observed.filter(|observed| observed.status == Status::Running)
@@ -519,6 +523,7 @@ impl Operations for NodeOperations {
     async fn stop(&self, id: SandboxId) -> Result<Status, WarrenError> {
         self.exists(id)?;
         self.in_error(&id)?;
+        self.leased(&id)?;
         self.led().await?;
         self.ask(id, Input::Stop).await.map(|_| Status::Stopped)
     }
@@ -526,6 +531,7 @@ impl Operations for NodeOperations {
     async fn start(&self, id: SandboxId) -> Result<Status, WarrenError> {
         self.exists(id)?;
         self.in_error(&id)?;
+        self.leased(&id)?;
         self.led().await?;
         self.ask(id, Input::Start).await.map(|_| Status::Running)
     }

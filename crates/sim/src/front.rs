@@ -289,6 +289,10 @@ impl Node {
             _ => return,
         };
         if matches!(input, lifecycle::Input::Stop(_) | lifecycle::Input::Start(_)) {
+            if record.is_leased() && !self.leases.holder().lives(out.agenda.boot_ms(out.host)) {
+                self.reply(ticket, failed(ErrorCode::Unavailable, "this node is cut off"), out);
+                return;
+            }
             out.oracle.watch(out.host).begins(slot);
         }
         self.route(Message::Supervisor(slot, input), out);
