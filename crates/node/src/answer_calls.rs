@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use front_door::{ByteRange, Deleted, Download, Operations, UploadStream};
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use peers::error::LinkError;
 use peers::wire::{self, CallRequest, ChunkStream, Operation, Reply};
 use peers::{CallConnection, ReplySender, RequestBody, Responder, words};
@@ -224,15 +224,23 @@ async fn send_download(
     Download { entry, mut body }: Download,
     replies: &mut ReplySender,
 ) -> Result<Result<Reply, WarrenError>, LinkError> {
-    // Leaves with the first bytes of the file, or with its end: alone it would wake the other side once more.
+    // What is there already leaves together, with the end of the file where that is there too: each part alone would
+    // wake the other side once more.
     replies.feed(Reply::Entry(words::entry_to_wire(entry))).await?;
-    while let Some(part) = body.next().await {
+    loop {
+        let part = match body.next().now_or_never() {
+            Some(part) => part,
+            None => {
+                replies.flush().await?;
+                body.next().await
+            }
+        };
         match part {
-            Ok(part) => replies.chunk(ChunkStream::Body, part).await?,
-            Err(error) => return Ok(Err(error)),
+            Some(Ok(part)) => replies.feed_chunk(ChunkStream::Body, part).await?,
+            Some(Err(error)) => return Ok(Err(error)),
+            None => return Ok(Ok(end())),
         }
     }
-    Ok(Ok(end()))
 }
 
 /// A part of an upload on its way from the connection to the operation.

@@ -148,12 +148,21 @@ impl ReplySender {
     ///
     /// # Errors
     /// The caller is gone.
-    pub async fn chunk(&mut self, stream: ChunkStream, mut data: Bytes) -> Result<(), LinkError> {
+    pub async fn chunk(&mut self, stream: ChunkStream, data: Bytes) -> Result<(), LinkError> {
+        self.feed_chunk(stream, data).await?;
+        self.flush().await
+    }
+
+    /// The same, but the last of it may wait for company, as with [`ReplySender::feed`].
+    ///
+    /// # Errors
+    /// The caller is gone.
+    pub async fn feed_chunk(&mut self, stream: ChunkStream, mut data: Bytes) -> Result<(), LinkError> {
         while !data.is_empty() {
             let piece = data.split_to(data.len().min(CHUNK_BYTES_MAX));
             self.feed(Reply::Chunk(Chunk { data: piece, stream: stream.into() })).await?;
         }
-        self.flush().await
+        Ok(())
     }
 
     /// Sends entries of a directory, in as many frames as they need.

@@ -17,6 +17,9 @@ use super::error::{AgentError, RefusalCode};
 /// frozen, or starved by what runs beside it.
 pub(super) const REPLY_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Room for one read: what an agent has to say, a small file included, comes in one or two.
+const READ_BYTES: usize = 8 << 10;
+
 /// A connected operation.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -72,6 +75,7 @@ impl Connection {
             if let Some(frame) = next_frame(&mut self.input)? {
                 return Ok(frame);
             }
+            self.input.bytes_mut().reserve(READ_BYTES);
             match self.stream.read_buf(self.input.bytes_mut()).await {
                 Ok(0) | Err(_) => return Err(AgentError::Interrupted),
                 Ok(_) => {}
