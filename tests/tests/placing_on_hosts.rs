@@ -55,7 +55,7 @@ fn images_that_not_every_node_has() {
         }
         cluster.heal();
         cluster.revive();
-        create(&cluster, 0, RARE).expect(201);
+        hears_of(&cluster, RARE);
         cluster.empty();
     });
     cases.finish();

@@ -136,7 +136,11 @@ impl Podman {
     /// Imports a root file system.
     fn import(&mut self, what: &str, root: &Path) -> String {
         let archive = self.dir.path().join("image.tar");
-        run(Command::new("tar").arg("-C").arg(root).arg("-cf").arg(&archive).args(["--owner=0", "--group=0", "."]));
+        // No two archives of these tests are the same: of the same layer one test would take away what another imports.
+        static IMPORTS: AtomicU32 = AtomicU32::new(0);
+        let own_time = u64::from(std::process::id()) * 1_000 + u64::from(IMPORTS.fetch_add(1, Ordering::Relaxed));
+        let metadata = ["--owner=0", "--group=0", &format!("--mtime=@{own_time}"), "."];
+        run(Command::new("tar").arg("-C").arg(root).arg("-cf").arg(&archive).args(metadata));
         let image = format!("localhost/{}", unique(what));
         run(Command::new("podman").args(["import", "--quiet"]).arg(&archive).arg(&image));
         self.images.push(image.clone());
