@@ -31,7 +31,10 @@ impl Traces {
         for pid in pids() {
             let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
             let there = namespaces(&pid).intersection(&self.namespaces).count();
-            if there > 0 || cgroup.contains(&format!("/warren-hosts.{}.", self.machine)) {
+            let here = cgroup.contains(&format!("/warren-hosts.{}.", self.machine));
+            // The kernel gives the inodes of namespaces that are gone to those of the next machine.
+            let of_another_machine = !here && cgroup.contains("/warren-hosts.");
+            if here || (there > 0 && !of_another_machine) {
                 let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
                 left.push(format!("process {pid} {}", command.replace('\0', " ")));
             }
