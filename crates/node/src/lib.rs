@@ -25,6 +25,7 @@ mod known_peers;
 mod lease;
 mod ledger;
 mod life;
+mod may_serve;
 mod metrics;
 mod nodes;
 mod offers;

@@ -18,7 +18,7 @@ use types::{
     OnNodeLoss, Resources, Sandbox, SandboxId, SandboxSpec, Status, WarrenError,
 };
 use warren_core::lifecycle::{Answer, CreatePlan, Input, Ticket};
-use warren_core::placement::{Command, DestroyReason, Kind, Outcome, Record};
+use warren_core::placement::{Command, DestroyReason, Kind, Outcome};
 use warren_core::scheduler::{AskedImage, Refusal};
 use warren_core::wiring::{self, Message};
 
@@ -363,36 +363,27 @@ impl NodeOperations {
         if self.view.placement().get(&id).is_some() { Ok(()) } else { Err(not_found()) }
     }
 
-    /// Refuses a sandbox that may be another node's by now.
-    fn leased(&self, id: &SandboxId) -> Result<(), WarrenError> {
-        let leased = self.view.placement().get(id).is_some_and(Record::is_leased);
-        if leased { self.life.lease.require() } else { Ok(()) }
-    }
-
-    /// Refuses a sandbox that is in error for good.
-    fn in_error(&self, id: &SandboxId) -> Result<(), WarrenError> {
-        match self.view.placement().get(id).and_then(|record| record.failure.as_ref()) {
-            Some(failure) => {
-                let message = format!("sandbox is in error: {}", failure.message);
-                Err(WarrenError::new(ErrorCode::WrongState, message).with("status", Status::Error.as_str()))
-            }
-            None => Ok(()),
-        }
-    }
-
     /// Waits until this node's map has everything that was acknowledged anywhere before now.
     pub async fn barrier(&self, consistency: Consistency) -> Result<(), WarrenError> {
         if consistency == Consistency::Stale {
             return Ok(());
         }
-        let (done, passed) = oneshot::channel();
-        self.consensus.try_send(Barrier(done)).map_err(|_| busy())?;
-        let no_quorum = |why| Err(WarrenError::new(ErrorCode::NoQuorum, why));
         let since = Instant::now();
-        let outcome = match tokio::time::timeout(BARRIER_WITHIN, passed).await {
-            Ok(passed) => passed.unwrap_or_else(|_| no_quorum("consensus has stopped on this node")),
-            Err(_) => no_quorum("no majority has confirmed in time what this node knows; ?stale=true shows it anyway"),
+        let passed = async {
+            loop {
+                match self.barrier_once().await {
+                    // Another leader is being chosen: a read that waits for it need not be tried again by its client.
+                    Err(error) if error.code == ErrorCode::NoQuorum && self.view.insight().quorum_lately() => {
+                        tokio::time::sleep(LOOK_EVERY).await;
+                    }
+                    outcome => return outcome,
+                }
+            }
         };
+        let late = "no majority has confirmed in time what this node knows; ?stale=true shows it anyway";
+        let outcome = tokio::time::timeout(BARRIER_WITHIN, passed)
+            .await
+            .unwrap_or_else(|_| Err(WarrenError::new(ErrorCode::NoQuorum, late)));
         let instruments = &self.view.insight().instruments;
         match &outcome {
             Ok(()) => instruments.barrier.observe(since.elapsed().as_secs_f64()),
@@ -413,6 +404,13 @@ impl NodeOperations {
         let sources =
             Sources { me, placement: &placement, group: &group, leader: self.led_by(), cluster, words: &insight.words };
         sources.all()
+    }
+
+    async fn barrier_once(&self) -> Result<(), WarrenError> {
+        let (done, passed) = oneshot::channel();
+        self.consensus.try_send(Barrier(done)).map_err(|_| busy())?;
+        // Ending, and not only without a majority.
+        passed.await.unwrap_or_else(|_| Err(node_is_ending()))
     }
 
     /// The agent of a sandbox that runs here, or why it can not be asked.
