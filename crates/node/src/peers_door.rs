@@ -10,10 +10,10 @@ use peers::wire::Message;
 use peers::{Accepted, Authority, Incoming, JoinConnection, Listener, ListenerConfig, Member, StreamLink};
 use tokio::sync::oneshot;
 use types::{ErrorCode, Incarnation, WarrenError};
+use warren_core::leases::Beat;
 use warren_core::placement::{Command, Kind, Outcome};
 
 use crate::actors::consensus::{Acked, ConsensusActor, FromPeer, Heard, ProposeAndTell};
-use crate::actors::leases::Beat;
 use crate::answer_calls::answer;
 use crate::config::NodeConfig;
 use crate::doorway::Doorway;

@@ -5,11 +5,11 @@ use warren_core::lifecycle::Observed;
 use warren_core::placement::{COMMANDS_KNOWN, Kind};
 use warren_core::scheduler::Candidate;
 
-use crate::leases::Beat;
 use crate::log::Tell;
 use crate::mail::{Actor, Letter};
 use crate::network::Packet;
 use crate::node::{Node, Outside, Phase};
+use warren_core::leases::Beat;
 
 /// Ticks between two tellings of what this node can take.
 const TELL_TICKS: u64 = 5;

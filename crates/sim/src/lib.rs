@@ -15,7 +15,6 @@ pub mod fake_engine;
 mod clients;
 mod front;
 mod gossip;
-mod leases;
 mod log;
 mod misfortune;
 mod network;

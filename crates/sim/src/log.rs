@@ -1,17 +1,16 @@
 //! A node's consensus in the simulation: what is proposed, applied and sent, as the node's actor does it.
 
-use consensus::raft_types::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2};
-use consensus::{Committed, Input, Output, ProposalId};
+use consensus::{Committed, Input, Output, ProposalId, members_change};
 use types::{HostId, Incarnation};
 use warren_core::lease::HEARTBEAT_MS;
+use warren_core::leases::Beat;
 use warren_core::lifecycle::Ticket;
-use warren_core::membership::{Member, Members, Step, plan};
+use warren_core::membership::{Change, Members, known, plan};
 use warren_core::placement::{self, Command, Kind, Outcome};
 use warren_core::wiring::{self, Message};
 
 use crate::agenda::Event;
 use crate::front::Barrier;
-use crate::leases::Beat;
 use crate::mail::{Actor, Letter};
 use crate::network::Packet;
 use crate::node::{Node, Outside, Phase, TICK_US};
@@ -34,9 +33,6 @@ const BEGINS_US_MAX: u64 = 30_000_000;
 
 /// Why a life ends that could not begin.
 pub const NO_MAJORITY: &str = "no majority has let this life begin";
-
-/// Entries that a member may be behind and still count as caught up.
-const CAUGHT_UP_ENTRIES: u64 = 64;
 
 /// A proposal under way.
 #[derive(Debug)]
@@ -171,7 +167,7 @@ impl Node {
                     self.barrier_passed(id, out);
                 }
                 Output::ReadDropped { id, .. } => {
-                    self.leases.confirmed(id);
+                    self.leases.not_confirmed(id);
                     self.barrier_dropped(id, out);
                 }
                 Output::Halt { reason } => {
@@ -369,12 +365,7 @@ impl Node {
 
     /// A quorum has confirmed, after these were heard, that this node leads.
     fn acknowledge(&mut self, barrier: u64, out: &mut Outside<'_>) {
-        self.leases.is_current();
-        for Beat { host, incarnation, number } in self.leases.confirmed(barrier) {
-            // What counts as lost may be placed elsewhere.
-            if self.map.is_lost(&host, incarnation) {
-                continue;
-            }
+        for Beat { host, incarnation, number } in self.leases.confirmed(barrier, &self.map) {
             if host == self.me {
                 self.acknowledged(number, out);
             } else if let Some(at) = self.names.iter().position(|name| *name == host) {
@@ -427,50 +418,17 @@ impl Node {
             voters: now.voters.into_iter().collect(),
             learners: now.learners.into_iter().chain(now.learners_next).collect(),
         };
-        let committed = self.consensus.status().committed;
-        let caught_up = |id| self.consensus.matched(id).is_some_and(|matched| matched + CAUGHT_UP_ENTRIES >= committed);
         let boot_ms = out.boot_ms();
-        let known: Vec<Member> = self
-            .map
-            .nodes()
-            .map(|(host, node)| Member {
-                id: node.presence.member,
-                current: true,
-                alive: *host == self.me
-                    || (self.reaches_host(host, out)
-                        && self.leases.hears(boot_ms, host, node.incarnation)
-                        && !node.lost
-                        && node.restarting.is_none()),
-                caught_up: caught_up(node.presence.member),
-            })
-            .filter(|member| member.id != 0)
-            .collect();
+        let reached = |host: &HostId, life| self.reaches_host(host, out) && self.leases.hears(boot_ms, host, life);
+        let (core, committed) = (&self.consensus, self.consensus.status().committed);
+        let known = known(&self.map, &self.me, committed, reached, |id| core.matched(id));
         if let Some(step) = plan(self.presence.member, &members, &known) {
             out.note(format_args!("the membership changes: {step:?}"));
             self.last_number += 1;
             let proposal = ProposalId(self.last_number);
             self.changing = Some(proposal);
-            self.feed(Input::ChangeMembers { proposal, change: conf_change(&step) }, out);
+            let Change { voters, learners, out: gone } = step.change();
+            self.feed(Input::ChangeMembers { proposal, change: members_change(&voters, &learners, &gone) }, out);
         }
     }
-}
-
-/// A step as the log's protocol has it; what belongs together changes together.
-fn conf_change(step: &Step) -> ConfChangeV2 {
-    let single = |kind: ConfChangeType, node_id: u64| {
-        let mut change = ConfChangeSingle { node_id, ..ConfChangeSingle::default() };
-        change.set_change_type(kind);
-        change
-    };
-    let changes = match step {
-        Step::AddLearner(id) => vec![single(ConfChangeType::AddLearnerNode, *id)],
-        Step::Promote(ids) => ids.iter().map(|id| single(ConfChangeType::AddNode, *id)).collect(),
-        Step::Swap { out, into } => {
-            vec![single(ConfChangeType::AddNode, *into), single(ConfChangeType::RemoveNode, *out)]
-        }
-        Step::Remove(id) => vec![single(ConfChangeType::RemoveNode, *id)],
-    };
-    let mut change = ConfChangeV2 { changes, ..ConfChangeV2::default() };
-    change.set_transition(ConfChangeTransition::Auto);
-    change
 }

@@ -6,9 +6,9 @@ use consensus::Input;
 use types::{Incarnation, SandboxId};
 use warren_core::wiring::Message;
 
-use crate::leases::Beat;
 use crate::log::Pending;
 use crate::rng::Rng;
+use warren_core::leases::Beat;
 
 /// An actor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

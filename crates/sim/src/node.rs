@@ -18,7 +18,6 @@ use crate::clients::{Op, Reply};
 use crate::fake_disk::FakeDisk;
 use crate::fake_engine::{FakeEngine, Work};
 use crate::front::{Barrier, Call, Unled, Waiter};
-use crate::leases::Leases;
 use crate::log::Pending;
 use crate::mail::{Actor, Letter, Mail};
 use crate::network::{Network, Packet};
@@ -27,6 +26,7 @@ use crate::rng::Rng;
 use crate::trace::Trace;
 use crate::watch::Moment;
 use crate::weather::{Bug, Weather};
+use warren_core::leases::Leases;
 
 /// Microseconds between two ticks of consensus.
 pub const TICK_US: u64 = 100_000;
@@ -228,7 +228,7 @@ impl Node {
             snapshot_index: 0,
             halted: None,
         };
-        node.leases.plant(out.weather.bug);
+        node.leases.plant(out.weather.bug == Some(Bug::LeaseTooLong), out.weather.bug == Some(Bug::LostTooSoon));
         out.oracle.plant_into(&mut node.map);
         if out.weather.bug == Some(Bug::StaleStock) {
             node.ask_for_list(out);

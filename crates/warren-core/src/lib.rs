@@ -7,6 +7,7 @@
 pub mod fresh;
 pub mod images;
 pub mod lease;
+pub mod leases;
 pub mod lifecycle;
 pub mod membership;
 pub mod placement;

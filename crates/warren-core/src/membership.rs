@@ -3,6 +3,10 @@
 
 use std::collections::BTreeSet;
 
+use types::{HostId, Incarnation};
+
+use crate::placement::Placement;
+
 /// Voters of a full cluster. Two are never right: either one's loss would stop both.
 pub const VOTERS_MAX: usize = 3;
 
@@ -46,6 +50,57 @@ pub enum Step {
     },
     /// An id that nobody bears any more.
     Remove(u64),
+}
+
+/// Whom a [`Step`] makes what, all in one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Change {
+    /// They vote.
+    pub voters: Vec<u64>,
+    /// They learn.
+    pub learners: Vec<u64>,
+    /// They are out.
+    pub out: Vec<u64>,
+}
+
+impl Step {
+    /// Whom it makes what.
+    #[must_use]
+    pub fn change(&self) -> Change {
+        let none = Change::default();
+        match self {
+            Self::AddLearner(id) => Change { learners: vec![*id], ..none },
+            Self::Promote(ids) => Change { voters: ids.iter().copied().collect(), ..none },
+            Self::Swap { out, into } => Change { voters: vec![*into], out: vec![*out], ..none },
+            Self::Remove(id) => Change { out: vec![*id], ..none },
+        }
+    }
+}
+
+/// Entries that a member may be behind and still count as caught up.
+const CAUGHT_UP_ENTRIES: u64 = 64;
+
+/// The map's nodes as members, seen by the leader `me`.
+///
+/// `reached` says whether a node is reached and was heard, in that life, within the time of a lease; `matched` how far
+/// a member's log surely is, of which `committed` is needed.
+#[must_use]
+pub fn known(
+    map: &Placement,
+    me: &HostId,
+    committed: u64,
+    reached: impl Fn(&HostId, Incarnation) -> bool,
+    matched: impl Fn(u64) -> Option<u64>,
+) -> Vec<Member> {
+    map.nodes()
+        .filter(|(_, node)| node.presence.member != 0)
+        .map(|(host, node)| Member {
+            id: node.presence.member,
+            current: true,
+            alive: host == me || (!node.lost && node.restarting.is_none() && reached(host, node.incarnation)),
+            caught_up: matched(node.presence.member).is_some_and(|index| index + CAUGHT_UP_ENTRIES >= committed),
+        })
+        .collect()
 }
 
 /// The next change on the way to 1 or 3 voters and everybody else a learner; none where it is so.

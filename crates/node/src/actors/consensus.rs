@@ -11,6 +11,7 @@ use consensus::{Committed, Consensus, Input, Leadership, LogWriter, Output, Prop
 use tokio::sync::oneshot;
 use types::{ErrorCode, HostId, Incarnation, WarrenError};
 use warren_core::lease::HEARTBEAT_MS;
+use warren_core::leases::Leases;
 use warren_core::placement::{self, COMMANDS_KNOWN, Command, DecodeError, Kind, Lagging, Outcome, Placement};
 use warren_core::wiring;
 
@@ -23,7 +24,7 @@ use messages::{Drive, Passed};
 
 use super::follower::Deliver;
 use super::gauges::Gauges;
-use super::leases::Leases;
+use crate::hub::boottime_ms;
 use crate::kill_point;
 use crate::start::{ExitReason, Exits};
 use crate::view::View;
@@ -185,8 +186,7 @@ impl ConsensusActor {
                     Ok(())
                 }
                 Output::ReadDropped { id, reason } => {
-                    // Its senders are not told: their leases run out unless the next one is confirmed.
-                    self.leases.confirmed(id);
+                    self.leases.not_confirmed(id);
                     let error = WarrenError::new(ErrorCode::NoQuorum, format!("cannot read reliably: {reason}"));
                     after.passed.extend(self.barriers.remove(&id).map(|barrier| (barrier, Err(error))));
                     Ok(())
@@ -197,7 +197,7 @@ impl ConsensusActor {
                 }
                 Output::Leadership(leadership) => {
                     tracing::info!(term = leadership.term, leads = leadership.is_self, "leadership");
-                    self.leases.leadership(leadership.is_self);
+                    self.leases.leadership(boottime_ms(), leadership.is_self);
                     self.leadership = leadership;
                     self.changing = None;
                     if leadership.leader.is_some() {
@@ -217,7 +217,7 @@ impl ConsensusActor {
                 }
                 Output::Members { index, members, .. } => {
                     tracing::info!(index, voters = ?members.voters, learners = ?members.learners, "membership");
-                    self.gauges.publish(&self.core, self.leadership, self.leases.until_ms());
+                    self.gauges.publish(&self.core, self.leadership, self.leases.holder().until_ms());
                     self.changing = None;
                     Ok(())
                 }
@@ -285,7 +285,7 @@ impl ConsensusActor {
             if *host == self.me && *incarnation > self.others.life.now() {
                 return Err(two_of_one(host, *incarnation));
             }
-            self.leases.began(host, *incarnation);
+            self.leases.began(boottime_ms(), host, *incarnation);
             if *host == self.me {
                 // Its sandboxes wait for the lease.
                 self.send_heartbeat();
@@ -295,13 +295,13 @@ impl ConsensusActor {
             self.others.known_peers.follow(&self.me, &self.map);
         }
         if let (Kind::NodeRestarting { host, incarnation, .. }, Outcome::NodeRestarting) = (&command.kind, &outcome) {
-            self.leases.restarting(host, *incarnation);
+            self.leases.restarting(boottime_ms(), host, *incarnation);
             if *host == self.me
                 && *incarnation == self.others.life.now()
                 && let Some((sent_ms, for_ms)) = self.announced
             {
                 self.leases.restarts(sent_ms, for_ms);
-                self.others.life.lease.extend(self.leases.until_ms());
+                self.others.life.lease.extend(self.leases.holder().until_ms());
             }
         }
         after.deliver.extend(wiring::applied(&self.me, holder.as_ref(), &command, &outcome));
@@ -391,7 +391,7 @@ impl ConsensusActor {
             self.leases.confirm_by(id);
             self.feed(Input::ReadBarrier { id }, ctx);
         }
-        self.gauges.publish(&self.core, self.leadership, self.leases.until_ms());
+        self.gauges.publish(&self.core, self.leadership, self.leases.holder().until_ms());
     }
 
     fn send(&mut self, to: u64, message: Bytes, snapshot: bool, ctx: &mut Context<Self>) {

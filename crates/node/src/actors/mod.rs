@@ -3,8 +3,7 @@
 pub mod consensus;
 pub mod follower;
 mod gauges;
-pub mod leases;
-mod members;
+pub mod members;
 pub mod pool;
 pub mod scheduler;
 pub mod supervisor;

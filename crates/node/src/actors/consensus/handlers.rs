@@ -78,7 +78,7 @@ impl Handler<Heard> for ConsensusActor {
     type Result = ();
 
     fn handle(&mut self, Heard(beat): Heard, _: &mut Self::Context) {
-        self.leases.hear(beat);
+        self.leases.hear(boottime_ms(), beat);
     }
 }
 
@@ -88,7 +88,7 @@ impl Handler<Acked> for ConsensusActor {
     fn handle(&mut self, Acked { incarnation, number }: Acked, _: &mut Self::Context) {
         if incarnation == self.others.life.now() {
             self.leases.acknowledged(number);
-            self.others.life.lease.extend(self.leases.until_ms());
+            self.others.life.lease.extend(self.leases.holder().until_ms());
         }
     }
 }

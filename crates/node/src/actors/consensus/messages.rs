@@ -6,9 +6,9 @@ use actix::Message;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use types::{HostId, Incarnation, WarrenError};
+use warren_core::leases::Beat;
 use warren_core::placement::{Command, Outcome, Presence};
 
-use crate::actors::leases::Beat;
 use crate::cluster::Cluster;
 use crate::known_peers::KnownPeers;
 use crate::life::Life;

@@ -6,18 +6,18 @@ use actix::Context;
 use consensus::{Input, ProposalId};
 use peers::wire::{Heartbeat, HeartbeatAck, Message as PeerMessage};
 use types::{HostId, Incarnation};
+use warren_core::leases::Beat;
 use warren_core::placement::{Command, Kind};
 
 use super::{ConsensusActor, Others, Pending};
-use crate::actors::leases::Beat;
 use crate::actors::members;
 use crate::hub::{boottime_ms, now};
 
 impl ConsensusActor {
     pub(super) fn send_heartbeat(&mut self) {
-        let (number, incarnation) = (self.leases.send(), self.others.life.now());
+        let (number, incarnation) = (self.leases.send(boottime_ms()), self.others.life.now());
         if self.leadership.is_self {
-            self.leases.hear(Beat { host: self.me.clone(), incarnation, number });
+            self.leases.hear(boottime_ms(), Beat { host: self.me.clone(), incarnation, number });
         } else if let Some(leader) = self.view.leader() {
             let host = self.me.to_string();
             let sent_boottime_ms = boottime_ms();
@@ -28,15 +28,10 @@ impl ConsensusActor {
 
     /// A quorum has confirmed, after these were heard, that this node leads.
     pub(super) fn acknowledge(&mut self, barrier: u64) {
-        self.leases.is_current();
-        for Beat { host, incarnation, number } in self.leases.confirmed(barrier) {
-            // What counts as lost may be placed elsewhere.
-            if self.map.is_lost(&host, incarnation) {
-                continue;
-            }
+        for Beat { host, incarnation, number } in self.leases.confirmed(barrier, &self.map) {
             if host == self.me {
                 self.leases.acknowledged(number);
-                self.others.life.lease.extend(self.leases.until_ms());
+                self.others.life.lease.extend(self.leases.holder().until_ms());
             } else {
                 let ack = HeartbeatAck { sequence: number, incarnation: incarnation.0 };
                 self.others.cluster.send(&host, PeerMessage::HeartbeatAck(ack));
@@ -45,7 +40,7 @@ impl ConsensusActor {
     }
 
     pub(super) fn declare_lost(&mut self, ctx: &mut Context<Self>) {
-        for (host, incarnation) in self.leases.lost(&self.map, &self.me) {
+        for (host, incarnation) in self.leases.lost(boottime_ms(), &self.map, &self.me) {
             tracing::warn!(node = %host, "not heard for too long, declaring it lost");
             let restarting = self.map.node(&host).is_some_and(|node| node.restarting.is_some());
             let command = Command { time: now(), kind: Kind::NodeLost { host, incarnation, restarting } };
