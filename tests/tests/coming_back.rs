@@ -52,6 +52,32 @@ fn a_lone_node_does_not_begin_anew_over_a_lost_log() {
 }
 
 #[test]
+fn what_was_placed_again_is_destroyed_on_exit_as_well() {
+    let mut cluster = Cluster::start_with(3, Options { flags: &["--destroy-on-exit"], ..Options::default() });
+    let first = cluster.others(cluster.leader())[0];
+    let id = cluster.node(first).api().create(&json!({ "on_node_loss": "restart" }));
+    assert_eq!(cluster.owner_of(&id), first);
+    cluster.kill9(first);
+    let asked = cluster.leader();
+    within_settling("it runs elsewhere", || {
+        let shown = cluster.node(asked).api().get(&format!("/sandboxes/{id}")).json();
+        if shown["generation"] == 2 && shown["status"] == "running" { Ok(()) } else { Err(shown.to_string()) }
+    });
+    let owner = cluster.owner_of(&id);
+    assert!(cluster.sigterm(owner).success(), "{}", cluster.node(owner).log());
+    let held = cluster.node(owner).held();
+    assert!(held.containers.is_empty() && held.directories.is_empty(), "{held:?}");
+    // In order: the map was told, and so was whoever is left.
+    let left = cluster.others(owner).into_iter().find(|node| *node != first).expect("a third node");
+    within_settling("the map has let go of it", || {
+        let answer = cluster.node(left).api().get(&format!("/sandboxes/{id}?stale=true"));
+        if answer.status == 404 { Ok(()) } else { Err(answer.text()) }
+    });
+    cluster.restart_together(&[first, owner]);
+    cluster.settles();
+}
+
+#[test]
 fn a_cluster_that_destroys_on_exit_leaves_nothing_though_all_end_at_once() {
     let mut cluster = Cluster::start_with(3, Options { flags: &["--destroy-on-exit"], ..Options::default() });
     for node in 0..3 {

@@ -303,10 +303,10 @@ impl Node {
         self.hub.deliver(Message::Pool(warm_pool::Input::Retarget(pool)));
         let me = self.operations.view.me().clone();
         let placement = Arc::clone(&self.operations.view.placement());
-        for record in placement.newest_first().filter(|record| record.place.owner == me) {
+        for record in placement.newest_first().filter(|record| record.place.owner == me && record.failure.is_none()) {
             // Nobody waits for these answers; what counts is that nothing is left.
             let ticket = self.operations.answers.wait().ticket;
-            self.hub.deliver(Message::Supervisor(record.place.id, Input::Destroy(ticket)));
+            self.hub.deliver(Message::Supervisor(record.place.slot, Input::Destroy(ticket)));
         }
         let gone = async {
             // In order first: destroyed in the map, then here. Without a majority the map can not be told.
