@@ -53,9 +53,6 @@ const AWAITED_WITHIN: Duration = Duration::from_secs(60);
 /// How long whatever has to be recorded waits for a cluster that is choosing a leader. Longer, and it is refused.
 const LEADER_WITHIN: Duration = Duration::from_secs(5);
 
-/// How often those who wait for an answer look whether anybody leads.
-const LEADER_LOOK_EVERY: Duration = Duration::from_millis(100);
-
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -192,13 +189,10 @@ impl NodeOperations {
 
     /// Ends when nobody has led for too long.
     async fn leaderless(&self) {
-        let mut led = Instant::now();
-        while led.elapsed() < LEADER_WITHIN {
-            tokio::time::sleep(LEADER_LOOK_EVERY).await;
-            if self.view.leader().is_some() {
-                led = Instant::now();
-            }
-        }
+        let mut leadership = self.view.leadership();
+        while leadership.wait_for(Option::is_none).await.is_ok()
+            && tokio::time::timeout(LEADER_WITHIN, leadership.wait_for(Option::is_some)).await.is_ok()
+        {}
     }
 
     /// The sandbox that a create came to. Waits for it where another request is bringing it up.
@@ -290,14 +284,11 @@ impl NodeOperations {
 
     /// Waits until somebody can record what is new: nothing of it is begun before.
     async fn led(&self) -> Result<(), WarrenError> {
-        let led = async {
-            while self.view.leader().is_none() {
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
-        };
-        tokio::time::timeout(LEADER_WITHIN, led)
-            .await
-            .map_err(|_| WarrenError::new(ErrorCode::NoQuorum, "the cluster has no leader to record this"))
+        let mut leadership = self.view.leadership();
+        match tokio::time::timeout(LEADER_WITHIN, leadership.wait_for(Option::is_some)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(WarrenError::new(ErrorCode::NoQuorum, "the cluster has no leader to record this")),
+        }
     }
 
     /// Whether the map lets this life of the node own what is new. Nothing is proposed before.
@@ -369,12 +360,15 @@ impl NodeOperations {
             return Ok(());
         }
         let since = Instant::now();
+        let mut leadership = self.view.leadership();
         let passed = async {
             loop {
                 match self.barrier_once().await {
                     // Another leader is being chosen: a read that waits for it need not be tried again by its client.
                     Err(error) if error.code == ErrorCode::NoQuorum && self.view.insight().quorum_lately() => {
-                        tokio::time::sleep(LOOK_EVERY).await;
+                        if leadership.changed().await.is_err() {
+                            return Err(error);
+                        }
                     }
                     outcome => return outcome,
                 }

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::RwLock;
+use tokio::sync::watch;
 use types::{HostId, Sandbox, SandboxId, Status};
 use warren_core::lifecycle::Observed;
 use warren_core::placement::{Placement, Record};
@@ -22,8 +23,8 @@ pub struct View {
     runtime: String,
     placement: ArcSwap<Placement>,
     observed: RwLock<HashMap<SandboxId, Observed>>,
-    /// Member id of the leader; 0 for none.
-    leader: AtomicU64,
+    /// Member id of the leader.
+    leader: watch::Sender<Option<u64>>,
     pool_ready: AtomicUsize,
     insight: Insight,
 }
@@ -38,7 +39,7 @@ impl View {
             runtime,
             placement: ArcSwap::default(),
             observed: RwLock::default(),
-            leader: AtomicU64::new(0),
+            leader: watch::Sender::new(None),
             pool_ready: AtomicUsize::new(0),
             insight: Insight::default(),
         }
@@ -66,12 +67,18 @@ impl View {
 
     /// The node that leads, where one is known.
     pub fn leader(&self) -> Option<HostId> {
-        self.placement.load().host_of(self.leader.load(Ordering::Relaxed)).cloned()
+        let member = (*self.leader.borrow())?;
+        self.placement.load().host_of(member).cloned()
+    }
+
+    /// The member id of the leader, and every change of it.
+    pub fn leadership(&self) -> watch::Receiver<Option<u64>> {
+        self.leader.subscribe()
     }
 
     /// Publishes who leads.
     pub fn set_leader(&self, member: Option<u64>) {
-        self.leader.store(member.unwrap_or(0), Ordering::Relaxed);
+        self.leader.send_if_modified(|leader| std::mem::replace(leader, member) != member);
     }
 
     /// Warm slots that stand ready.

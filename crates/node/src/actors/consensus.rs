@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use actix::{ActorContext, AsyncContext, Context, Recipient};
 use bytes::Bytes;
-use consensus::{Committed, Consensus, Input, Leadership, LogWriter, Output, ProposalId};
+use consensus::{Committed, Consensus, DropReason, Input, Leadership, LogWriter, Output, ProposalId};
 use tokio::sync::oneshot;
 use types::{ErrorCode, HostId, Incarnation, WarrenError};
 use warren_core::lease::HEARTBEAT_MS;
@@ -187,7 +187,9 @@ impl ConsensusActor {
                 }
                 Output::ReadDropped { id, reason } => {
                     self.leases.not_confirmed(id);
-                    let error = WarrenError::new(ErrorCode::NoQuorum, format!("cannot read reliably: {reason}"));
+                    let code =
+                        if reason == DropReason::NoLeader { ErrorCode::NoQuorum } else { ErrorCode::Unavailable };
+                    let error = WarrenError::new(code, format!("cannot read reliably: {reason}"));
                     after.passed.extend(self.barriers.remove(&id).map(|barrier| (barrier, Err(error))));
                     Ok(())
                 }
